@@ -1,0 +1,184 @@
+"""The events, past-tense facts that travel on Kafka.
+
+They carry UIDs, archive keys and figures; never pixels, never a patient's identity. Unknown
+fields are ignored, so a new optional field is compatible; a breaking change is a new class on a
+`.v2` topic. The Kafka key is the Study Instance UID, so the events of one study stay in order.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, ClassVar, Final, Literal
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from shared import ids
+from shared.ids import Uid
+
+RESEARCH_USE_ONLY: Final = "research use only"
+NO_TASK: Final = "none"
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+TaskName = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
+
+
+class EventModel(BaseModel):
+    """A value inside an event."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Event(EventModel):
+    """What every event carries."""
+
+    event_type: ClassVar[str]
+
+    event_id: UUID = Field(description="Deterministic: the same facts give the same id.")
+    occurred_at: AwareDatetime
+    study_instance_uid: Uid
+    revision: PositiveInt = Field(description="1 for a study's first completion; +1 each time late objects arrive.")
+
+    @property
+    def key(self) -> bytes:
+        """The Kafka key."""
+        return self.study_instance_uid.encode("ascii")
+
+
+class StudyReceived(Event):
+    """A study is complete, as far as is known, and durable in the archive."""
+
+    event_type: ClassVar[str] = "similis.study.received.v1"
+
+    manifest_key: str = Field(description="Archive key of the study's manifest (JSON).")
+    patient_pseudonyms: tuple[str, ...] = Field(description="Keyed hashes; more than one if patients are mixed.")
+    mixed_patients: bool = Field(description="Objects under this study UID name different patients.")
+    modalities: tuple[str, ...]
+    instance_count: PositiveInt
+    new_instance_count: PositiveInt = Field(description="Instances that no earlier revision had.")
+    frame_count: NonNegativeInt = Field(description="Image frames; 0 if no object is an image.")
+
+    @classmethod
+    def identify(cls, study_instance_uid: str, revision: int) -> UUID:
+        """This event's deterministic id."""
+        return ids.event_id(cls.event_type, study_instance_uid, revision)
+
+
+class Decision(StrEnum):
+    """What a task concluded about a study."""
+
+    FINDING = "finding"
+    NO_FINDING = "no-finding"
+    ABSTAINED = "abstained"
+    OUT_OF_DISTRIBUTION = "out-of-distribution"
+    NO_TASK = "no-task"
+
+
+class CodedMeaning(EventModel):
+    """A code sequence item: PS3.3 section 8.8."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+class ClassScore(EventModel):
+    """One class of a task with its calibrated study-level probability."""
+
+    label: str
+    probability: Probability
+    is_finding: bool
+    code: CodedMeaning | None = None
+
+
+class EvidenceFrame(EventModel):
+    """A frame that weighed most for the predicted class, the strongest first."""
+
+    series_instance_uid: Uid
+    sop_instance_uid: Uid
+    frame_number: PositiveInt = Field(description="Counts from 1.")
+    probability: Probability = Field(description="The frame's own calibrated probability of the predicted class.")
+    point_id: UUID = Field(description="Its point in the vector index.")
+
+
+class SkippedInstance(EventModel):
+    """An object of the study that was not embedded, and why."""
+
+    sop_instance_uid: Uid
+    reason: Literal["not-an-image", "undecodable", "too-large"]
+    detail: str
+
+
+class StudyDiagnosed(Event):
+    """A study was embedded, is searchable, and one task (or none) has judged it. Research use only."""
+
+    event_type: ClassVar[str] = "similis.study.diagnosed.v1"
+
+    task: TaskName = Field(description=f"The task's name, or '{NO_TASK}' if no task takes this study.")
+    decision: Decision
+    reason: str = Field(description="Why, in plain words.")
+    label: str | None = Field(description="The predicted class; null where the decision names none.")
+    confidence: Probability | None = Field(description="Calibrated probability of `label`.")
+    classes: tuple[ClassScore, ...] = ()
+    evidence: tuple[EvidenceFrame, ...] = ()
+    frames_embedded: NonNegativeInt
+    skipped: tuple[SkippedInstance, ...] = ()
+    partial: bool = Field(description="Some image of the study could not be decoded.")
+    mixed_patients: bool = False
+    modalities: tuple[str, ...] = ()
+    manifest_key: str
+    backbone_id: str
+    head_id: str | None = Field(description="The head's name and hash; null without a task.")
+    duration_s: NonNegativeFloat
+    notice: Literal["research use only"] = "research use only"
+
+    @classmethod
+    def identify(cls, study_instance_uid: str, revision: int, task: str, backbone_id: str, head_id: str | None) -> UUID:
+        """This event's deterministic id: a new model gives a new event."""
+        return ids.event_id(cls.event_type, study_instance_uid, revision, task, backbone_id, head_id or "")
+
+
+class ExplanationMap(EventModel):
+    """One saliency map of one frame."""
+
+    series_instance_uid: Uid
+    sop_instance_uid: Uid
+    frame_number: PositiveInt
+    target_label: str
+    map_key: str = Field(description="Archive key: float32 .npy, (H, W), signed, at the model's input grid.")
+    overlay_key: str = Field(description="Archive key: PNG of the frame with the map over it.")
+    record_key: str = Field(description="Archive key: JSON with everything that reproduces the map.")
+    method: str
+    mode: str
+    seed: NonNegativeInt
+    mask_count: PositiveInt = Field(description="Cluster masks, N in the paper.")
+    value_min: float
+    value_max: float
+
+
+class StudyExplained(Event):
+    """Saliency maps of a diagnosed study are in the archive. Research use only."""
+
+    event_type: ClassVar[str] = "similis.study.explained.v1"
+
+    task: TaskName
+    label: str
+    maps: tuple[ExplanationMap, ...]
+    backbone_id: str
+    head_id: str
+    duration_s: NonNegativeFloat
+    notice: Literal["research use only"] = "research use only"
+
+    @classmethod
+    def identify(cls, diagnosed: StudyDiagnosed, method: str) -> UUID:
+        """This event's deterministic id."""
+        return ids.event_id(cls.event_type, str(diagnosed.event_id), method)
+
+
+def now() -> datetime:
+    """The current time, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+EVENT_CLASSES: Final[tuple[type[Event], ...]] = (StudyReceived, StudyDiagnosed, StudyExplained)

@@ -1,0 +1,1 @@
+"""DICOM objects and image files to display-ready frames."""

@@ -1,0 +1,23 @@
+"""One decoded frame, ready for display or for the model's transform."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A frame after the Modality and VOI transforms, MONOCHROME1 already inverted.
+
+    Attributes:
+        pixels: float32 in [0, 1], (H, W) for grey or (H, W, 3) for RGB.
+        number: Its frame number within the SOP instance, from 1.
+        pixel_aspect: Height of a pixel divided by its width.
+    """
+
+    pixels: NDArray[np.float32]
+    number: int
+    pixel_aspect: float = 1.0
