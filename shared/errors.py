@@ -10,11 +10,15 @@ SimilisError
     │   └── IndexUnavailableError
     └── PermanentError            dead-lettered, then committed
         ├── MalformedEventError
+        ├── EventTooLargeError
         ├── ArchiveObjectMissingError
         ├── ArchiveObjectCorruptError
         ├── NotAnImageError
         ├── UndecodablePixelsError
-        └── InvalidVectorError
+        │   └── OversizedPixelsError
+        ├── InvalidVectorError
+        ├── ModelMismatchError
+        └── NotExplainableError
 """
 
 
@@ -58,6 +62,10 @@ class MalformedEventError(PermanentError):
     """A record on a topic is not the event that its topic declares."""
 
 
+class EventTooLargeError(PermanentError):
+    """An event is larger than a topic takes."""
+
+
 class ArchiveObjectMissingError(PermanentError):
     """An event refers to an archive key that holds nothing."""
 
@@ -74,5 +82,17 @@ class UndecodablePixelsError(PermanentError):
     """Pixel data is corrupt, truncated or in an encoding that cannot be decoded."""
 
 
+class OversizedPixelsError(UndecodablePixelsError):
+    """An image is larger than the settings allow; it was not decoded."""
+
+
 class InvalidVectorError(PermanentError):
     """A vector is NaN, zero, or of the wrong dimension."""
+
+
+class ModelMismatchError(PermanentError):
+    """An event was made by another backbone or head than the ones loaded here."""
+
+
+class NotExplainableError(PermanentError):
+    """No saliency map can be made: the classifier or the features give nothing to explain."""

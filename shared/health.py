@@ -90,7 +90,9 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def url_of(bound: socket.socket) -> str:
-    """The http URL of a bound socket."""
+    """The URL of a bound socket: http, or unix:PATH."""
+    if bound.family == socket.AF_UNIX:
+        return f"unix:{bound.getsockname()}"
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -103,9 +105,12 @@ async def monitoring_server(health: Health, host: str, port: int) -> AsyncIterat
 
 
 @contextlib.asynccontextmanager
-async def serve(app: Starlette, bound: socket.socket) -> AsyncIterator[str]:
-    """Serve an ASGI app on a bound socket in the running event loop; yields its URL once it answers."""
-    config = uvicorn.Config(app, log_level="warning", access_log=False)
+async def serve(app: Starlette, bound: socket.socket, *, grace_s: int | None = None) -> AsyncIterator[str]:
+    """Serve an ASGI app on a bound socket in the running event loop; yields its URL once it answers.
+
+    At the end requests under way are waited for: at most `grace_s`, or as long as they take.
+    """
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=grace_s)
     server = uvicorn.Server(config)
     task = asyncio.create_task(_serve(server, bound))
     try:

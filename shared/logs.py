@@ -39,5 +39,9 @@ def configure_logging(service: str, *, log_format: str, level: str) -> None:
             logging.Formatter(f"%(asctime)s %(levelname)-7s {service:<9} %(message)s", datefmt="%H:%M:%S")
         )
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # pydicom's warnings, logged or raised as Python warnings, quote the values of data elements.
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.CRITICAL)
     for noisy in ("aiokafka", "httpx", "pynetdicom", "uvicorn", "urllib3"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))

@@ -32,11 +32,20 @@ class KafkaSettings(Section):
     sasl_username: str | None = Field(None, description="With SASL_*: the user.")
     sasl_password: SecretStr | None = Field(None, description="With SASL_*: the password.")
     ssl_cafile: Path | None = Field(None, description="With *SSL: PEM file of the authorities to trust.")
+    ssl_certfile: Path | None = Field(None, description="With *SSL: PEM file of this client's certificate.")
+    ssl_keyfile: Path | None = Field(None, description="With *SSL: PEM file of that certificate's key.")
     replication_factor: PositiveInt = Field(1, description="Of topics that Similis creates; 3 on a cluster.")
     max_poll_interval_s: PositiveFloat = Field(
         900.0, description="Longest a handler may take before its partition is given to another worker."
     )
     send_timeout_s: PositiveFloat = Field(20.0, description="Longest wait for the broker to acknowledge a record.")
+    session_timeout_s: PositiveFloat = Field(
+        10.0, description="A worker that is silent this long is taken for dead, and its partitions go to another."
+    )
+    stop_timeout_s: PositiveFloat = Field(
+        25.0, description="On stop: longest wait for the record in hand. Then it is left for the next worker."
+    )
+    max_event_bytes: PositiveInt = Field(1_000_000, description="Largest record, before compression.")
     transient_attempts: PositiveInt = Field(
         5, description="Tries in place, with growing pauses, before a record goes to the retry topic."
     )
@@ -78,11 +87,15 @@ class VisionSettings(Section):
     tasks_dir: Path | None = Field(None, description="Folder of tasks; unset: the tasks that come with Similis.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     threads: NonNegativeInt = Field(0, description="CPU threads for the model; 0: torch's own choice.")
+    input_size_px: PositiveInt = Field(
+        224, description="Side of the model's square input; a multiple of the backbone's patch size."
+    )
     batch_size: PositiveInt = Field(8, description="Frames in one forward pass.")
     max_frames_per_study: PositiveInt = Field(64, description="More frames than this are sampled evenly, per series.")
     max_frame_pixels: PositiveInt = Field(
         64_000_000, description="Rows x columns of one frame; larger ones are refused."
     )
+    max_frames_per_object: PositiveInt = Field(10_000, description="Frames read from one object in one go.")
     max_decoded_bytes: PositiveInt = Field(
         2_000_000_000, description="Decoded bytes of one object's used frames; larger ones are refused."
     )
