@@ -154,3 +154,6 @@ class VectorIndex(Protocol):
 
     def delete(self, where: Filter) -> None:
         """Remove the points that meet the filter. An empty filter is refused with ValueError."""
+
+    def close(self) -> None:
+        """Release connections and files. The index is not used afterwards."""
