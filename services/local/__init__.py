@@ -1,0 +1,1 @@
+"""The one-machine profile: a broker, the index and the four services under one supervisor."""
