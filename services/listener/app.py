@@ -1,0 +1,81 @@
+"""The listener's process: settings, broker, monitoring port, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import AsyncIterator
+
+from pydantic import ValidationError
+
+from services.listener.composition import listening
+from services.listener.settings import ListenerSettings
+from shared.delivery import EventPublisher
+from shared.errors import ConfigurationError
+from shared.health import Health, monitoring_server, write_endpoints
+from shared.logs import configure_logging
+
+log = logging.getLogger(__name__)
+
+
+async def run(settings: ListenerSettings) -> None:
+    """Listen until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigurationError: the settings cannot be used.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    health = Health()
+    monitoring = settings.monitoring
+    async with (
+        _connecting(EventPublisher(settings.kafka, source="listener")) as publisher,
+        monitoring_server(health, monitoring.host, monitoring.port) as url,
+        listening(settings, publisher) as (host, port),
+    ):
+        health.ready = True
+        ae_title = settings.listener.ae_title
+        write_endpoints(
+            settings.endpoint_file,
+            {"dicom": {"host": host, "port": port, "ae_title": ae_title}, "metrics": f"{url}/metrics"},
+        )
+        log.info("receiving DICOM as %s on %s:%d (research use only)", ae_title, host, port)
+        await stop.wait()
+        log.info("stopping")
+
+
+@contextlib.asynccontextmanager
+async def _connecting(publisher: EventPublisher) -> AsyncIterator[EventPublisher]:
+    """Connect in the background: a broker that is away keeps nobody from sending objects."""
+    connecting = asyncio.create_task(publisher.start())
+    try:
+        # Settings that cannot work show at once.
+        await asyncio.wait({connecting}, timeout=0.1)
+        if connecting.done():
+            connecting.result()
+        yield publisher
+    finally:
+        connecting.cancel()
+        await asyncio.gather(connecting, return_exceptions=True)
+        await publisher.stop()
+
+
+def main() -> None:
+    """Run the listener's process with settings from the environment."""
+    try:
+        settings = ListenerSettings()
+        configure_logging("listener", log_format=settings.log_format, level=settings.log_level)
+        # Both libraries log raw values of whatever a stranger sends, and pynetdicom stack traces.
+        for library in ("pydicom", "pynetdicom"):
+            logging.getLogger(library).setLevel(logging.CRITICAL)
+            warnings.filterwarnings("ignore", module=library)
+        asyncio.run(run(settings))
+    except (ConfigurationError, ValidationError) as error:
+        print(f"similis listener: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,49 @@
+"""Every metric of the listener. No label holds a value that a sender can choose freely."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+# Receiving
+OBJECTS = Counter(
+    "similis_listener_objects_total", "C-STORE requests answered, by outcome and DIMSE status.", ["outcome", "status"]
+)
+OBJECT_BYTES = Counter("similis_listener_object_bytes_total", "Data set bytes of the objects stored.")
+STORE_SECONDS = Histogram(
+    "similis_listener_store_seconds",
+    "From the last byte of a C-STORE request to its answer.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+DUPLICATES = Counter("similis_listener_duplicate_objects_total", "Objects that were sent again unchanged.")
+CONFLICTS = Counter(
+    "similis_listener_conflicting_objects_total", "Objects refused: another object already has their SOP Instance UID."
+)
+ECHOES = Counter("similis_listener_echoes_total", "C-ECHO requests answered.")
+
+# Associations
+ASSOCIATIONS_OPEN = Gauge("similis_listener_associations_open", "Transport connections being served.")
+ASSOCIATIONS = Counter(
+    "similis_listener_associations_total", "Associations by what became of the request.", ["outcome"]
+)
+CONTEXTS_REJECTED = Counter(
+    "similis_listener_presentation_contexts_rejected_total",
+    "Presentation contexts not accepted, by reason.",
+    ["reason"],
+)
+
+# Studies
+STUDIES_OPEN = Gauge("similis_listener_studies_open", "Studies with objects that no published revision has.")
+STUDIES_PUBLISHED = Counter("similis_listener_studies_published_total", "Revisions of studies announced.")
+MIXED_PATIENTS = Counter(
+    "similis_listener_mixed_patient_studies_total", "Revisions whose objects name several patients."
+)
+PUBLISH_RETRIES = Counter(
+    "similis_listener_publish_retries_total", "Tries to publish a study that failed and will be repeated.", ["reason"]
+)
+
+# Journal
+JOURNAL_BYTES = Gauge("similis_listener_journal_bytes", "Bytes of objects waiting in the journal.")
+DISK_FREE_BYTES = Gauge("similis_listener_disk_free_bytes", "Free bytes of the journal's file system.")
+UNREADABLE = Counter(
+    "similis_listener_unreadable_objects_total", "Journal files set aside because they cannot be read."
+)
