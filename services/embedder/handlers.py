@@ -1,0 +1,54 @@
+"""From event to step and back.
+
+The step runs in a thread, so that heartbeats go on; its events go out before the offset is committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from services.embedder.ports import Publisher, StoppingError
+from shared import topics
+from shared.events import StudyDiagnosed, StudyReceived
+from shared.health import Health
+
+
+@dataclass(slots=True)
+class Progress:
+    """Called while a study is under way: shows that the service lives, and ends the work on stop."""
+
+    health: Health
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def __call__(self) -> None:
+        """Note that work moved on.
+
+        Raises:
+            StoppingError: `stop` was called.
+        """
+        if self._stop.is_set():
+            raise StoppingError("the embedder is stopping")
+        self.health.progress(busy=True)
+
+    def stop(self) -> None:
+        """Let the work under way end at its next sign of progress."""
+        self._stop.set()
+
+
+@dataclass(frozen=True, slots=True)
+class OnStudyReceived:
+    """Embeds a study and publishes its diagnoses, each on its task's topic.
+
+    The delivery hands over one event at a time, so one study is under way in a process.
+    """
+
+    embed: Callable[[StudyReceived], tuple[StudyDiagnosed, ...]]
+    publisher: Publisher
+
+    async def __call__(self, received: StudyReceived) -> None:
+        """Handle one study; safe to repeat."""
+        for diagnosed in await asyncio.to_thread(self.embed, received):
+            await self.publisher.publish(topics.diagnosis(diagnosed.task).name, diagnosed)

@@ -1,0 +1,194 @@
+"""Tasks are data: one folder each, with `task.yaml`, `head.safetensors` and `model-card.{md,json}`.
+
+name: brain-mr                        # the folder's name
+title: Brain MR, phantom classes
+modalities: [MR]
+body_parts: [BRAIN, HEAD]             # empty: any
+sop_classes: []                       # empty: any
+excluded_sop_classes: []
+excluded_image_types: [LOCALIZER]     # values of Image Type (0008,0008)
+max_frames: 64
+abstain_below: 0.5                    # study probability of the top class
+ood_distance_above: 1.6               # optional; median frame distance, see heads.Familiarity
+explain: {policy: findings, max_frames: 1}
+classes:                              # in any order; the labels are the head's
+  - label: normal
+    is_finding: false
+    code: {value: "17621005", scheme: SCT, meaning: Normal}
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from shared.errors import ConfigurationError, WeightsError
+from shared.events import NO_TASK, CodedMeaning, Probability, TaskName
+from shared.ids import Uid
+from shared.manifest import InstanceEntry, SeriesEntry
+from shared.vision.heads import LinearHead
+
+log = logging.getLogger(__name__)
+
+BUILT_IN: Final = Path(__file__).resolve().parent.parent / "tasks"
+
+Code = Annotated[str, Field(pattern=r"^[A-Z0-9_ ]{1,16}$")]
+
+
+class TaskModel(BaseModel):
+    """A frozen value of `task.yaml`; a misspelled name is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TaskClass(TaskModel):
+    """One class of a task."""
+
+    label: str = Field(min_length=1)
+    is_finding: bool
+    code: CodedMeaning | None = None
+
+
+class ExplainPolicy(TaskModel):
+    """Which diagnoses are explained, and by how many maps."""
+
+    policy: Literal["findings", "all", "none"] = "findings"
+    max_frames: PositiveInt = 1
+
+
+class TaskDefinition(TaskModel):
+    """What `task.yaml` says."""
+
+    name: TaskName
+    title: str
+    modalities: tuple[Code, ...] = Field(min_length=1)
+    body_parts: tuple[Code, ...] = ()
+    sop_classes: tuple[Uid, ...] = ()
+    excluded_sop_classes: tuple[Uid, ...] = ()
+    excluded_image_types: tuple[Code, ...] = ("LOCALIZER",)
+    max_frames: PositiveInt = 64
+    abstain_below: Probability = 0.5
+    ood_distance_above: PositiveFloat | None = None
+    explain: ExplainPolicy = ExplainPolicy()
+    classes: tuple[TaskClass, ...] = Field(min_length=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task that can be run.
+
+    Attributes:
+        definition: What `task.yaml` says, its classes in the order of the head's labels.
+        head: The trained head.
+        card: The model card, as parsed from `model-card.json`.
+    """
+
+    definition: TaskDefinition
+    head: LinearHead
+    card: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The task's name, which its topic carries."""
+        return self.definition.name
+
+    @property
+    def finding(self) -> NDArray[np.bool_]:
+        """(C,) which classes are findings."""
+        return np.array([entry.is_finding for entry in self.definition.classes], np.bool_)
+
+    def takes(self, series: SeriesEntry, instance: InstanceEntry) -> bool:
+        """Whether this task judges the frames of `instance`. A task takes a study if it takes any of its instances."""
+        definition = self.definition
+        return (
+            instance.number_of_frames > 0
+            and series.modality.strip().upper() in definition.modalities
+            and (not definition.body_parts or (series.body_part or "").strip().upper() in definition.body_parts)
+            and (not definition.sop_classes or instance.sop_class_uid in definition.sop_classes)
+            and instance.sop_class_uid not in definition.excluded_sop_classes
+        )
+
+
+def task_names(tasks_dir: Path | None = None) -> tuple[str, ...]:
+    """The names of the installed tasks, sorted; nothing is loaded.
+
+    Raises:
+        ConfigurationError: `tasks_dir` is not a folder.
+    """
+    return tuple(folder.name for folder in _folders(tasks_dir))
+
+
+def load_definition(folder: Path) -> TaskDefinition:
+    """Read a task's `task.yaml`.
+
+    Raises:
+        ConfigurationError: it is not valid, or names another task than its folder.
+    """
+    path = folder / "task.yaml"
+    try:
+        definition = TaskDefinition.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
+        raise ConfigurationError(f"{path} is not a task: {error}") from error
+    if definition.name != folder.name or definition.name == NO_TASK:
+        raise ConfigurationError(f"{path} names the task {definition.name!r}; it must be its folder's name")
+    return definition
+
+
+def load_task(folder: Path) -> Task:
+    """Read one task.
+
+    Raises:
+        ConfigurationError: `task.yaml` or the card is not valid.
+        WeightsError: the head is missing, or does not fit the task.
+    """
+    definition = load_definition(folder)
+    head = LinearHead.load(folder / "head.safetensors")
+    by_label = {entry.label: entry for entry in definition.classes}
+    if head.task != definition.name or set(head.labels) != set(by_label) or len(by_label) != len(head.labels):
+        raise WeightsError(f"{folder}: the head is of {head.task} with {head.labels}, not of {definition.name}")
+    ordered = definition.model_copy(update={"classes": tuple(by_label[label] for label in head.labels)})
+    card_path = folder / "model-card.json"
+    try:
+        card = json.loads(card_path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{card_path} is not a readable model card: {error}") from error
+    return Task(ordered, head, card)
+
+
+def load_tasks(tasks_dir: Path | None, backbone: str) -> tuple[Task, ...]:
+    """The installed tasks whose heads read this backbone's features, sorted by name.
+
+    Args:
+        tasks_dir: A folder of task folders; None: the tasks that come with Similis.
+        backbone: The backbone's id.
+
+    Raises:
+        ConfigurationError: a task is not valid.
+        WeightsError: a head is missing or, in a folder that was named, reads another backbone. A task that
+            comes with Similis is left out then, with a warning: a chosen backbone must not stop the rest.
+    """
+    tasks = []
+    for folder in _folders(tasks_dir):
+        task = load_task(folder)
+        if task.head.backbone_id == backbone:
+            tasks.append(task)
+        elif tasks_dir is not None:
+            raise WeightsError(f"{folder}: the head reads {task.head.backbone_id}, the backbone is {backbone}")
+        else:
+            log.warning("task %s is left out: its head reads %s, not %s", task.name, task.head.backbone_id, backbone)
+    return tuple(tasks)
+
+
+def _folders(tasks_dir: Path | None) -> list[Path]:
+    if tasks_dir is not None and not tasks_dir.is_dir():
+        raise ConfigurationError(f"SIMILIS_VISION__TASKS_DIR: {tasks_dir} is not a folder")
+    return sorted(path.parent for path in (tasks_dir or BUILT_IN).glob("*/task.yaml"))

@@ -1,0 +1,79 @@
+"""Frame to model input: aspect-preserving letterbox on black, ImageNet mean and standard deviation.
+
+The resampling is Pillow's antialiased bicubic in float32, as DINOv2's published preprocessing uses;
+12- and 16-bit images are never cut to 8 bits on the way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from shared.pixels.frame import Frame
+
+TRANSFORM_VERSION: Final = "t1"
+"""Part of every backbone id: raise it when `shared.pixels` or this module changes what the model sees."""
+
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+
+_MEAN: Final = np.array(IMAGENET_MEAN, np.float32)[:, None, None]
+_STD: Final = np.array(IMAGENET_STD, np.float32)[:, None, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Letterbox:
+    """Where the frame's content lies in the square model input, in its pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def letterbox_box(height: int, width: int, pixel_aspect: float, size_px: int) -> Letterbox:
+    """The rectangle that a (height, width) frame fills in a `size_px` square.
+
+    Args:
+        height: Rows of the frame.
+        width: Columns of the frame.
+        pixel_aspect: Height of a pixel divided by its width.
+        size_px: Side of the square.
+    """
+    physical_height = height * pixel_aspect
+    scale = size_px / max(physical_height, width)
+    content_height = min(size_px, max(1, round(physical_height * scale)))
+    content_width = min(size_px, max(1, round(width * scale)))
+    return Letterbox((size_px - content_height) // 2, (size_px - content_width) // 2, content_height, content_width)
+
+
+def letterboxed(frame: Frame, size_px: int) -> NDArray[np.float32]:
+    """The frame resampled into a black `size_px` square: (S, S) for grey, (S, S, 3) for RGB, in [0, 1]."""
+    pixels = frame.pixels
+    box = letterbox_box(pixels.shape[0], pixels.shape[1], frame.pixel_aspect, size_px)
+    square = np.zeros((size_px, size_px, *pixels.shape[2:]), np.float32)
+    content = square[box.top : box.top + box.height, box.left : box.left + box.width]
+    if pixels.ndim == 2:
+        content[:] = _resized(pixels, box)
+    else:
+        for channel in range(pixels.shape[2]):
+            content[..., channel] = _resized(pixels[..., channel], box)
+    return square
+
+
+def to_model_input(frame: Frame, size_px: int) -> NDArray[np.float32]:
+    """The model's input for one frame: (3, S, S) float32, normalised; grey is repeated to three channels."""
+    square = letterboxed(frame, size_px)
+    channels = square[None] if square.ndim == 2 else square.transpose(2, 0, 1)
+    normalised: NDArray[np.float32] = (channels - _MEAN) / _STD
+    return normalised
+
+
+def _resized(channel: NDArray[np.float32], box: Letterbox) -> NDArray[np.float32]:
+    image = Image.fromarray(np.ascontiguousarray(channel, dtype=np.float32))
+    resized = np.asarray(image.resize((box.width, box.height), Image.Resampling.BICUBIC), np.float32)
+    return np.clip(resized, 0.0, 1.0)  # the cubic kernel overshoots at edges
