@@ -1,0 +1,9 @@
+"""Query: similar cases over HTTP, and the light-box page.
+
+    upload ─▶ decode ─▶ encode ─┐
+    study, series, frame ───────┼─▶ query vector ─▶ index ─▶ neighbours ─▶ vote ─▶ JSON, page
+    vector ─────────────────────┘
+    archive ─▶ catalogue ─▶ studies, diagnoses, maps, frame pictures
+
+Read `app -> http -> routes -> find_similar, catalogue, pictures -> ports`. Research use only.
+"""

@@ -1,0 +1,156 @@
+"""Composition: settings, model, index, archive; then serve until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from services.query import openapi
+from services.query.catalogue import Catalogue
+from services.query.find_similar import FindSimilar
+from services.query.http import build_app
+from services.query.parts import Parts
+from services.query.pictures import PictureCache, Pictures
+from services.query.ports import Encoder
+from services.query.schema import TaskInfo
+from services.query.settings import QuerySettings
+from services.query.work import Workers
+from shared.archive import Archive, open_archive
+from shared.errors import ConfigurationError, IndexUnavailableError
+from shared.health import Health, bind, serve, write_endpoints
+from shared.logs import configure_logging
+from shared.pixels import PixelLimits
+from shared.vector_index import collection_name, open_index
+from shared.vector_index.port import VectorIndex
+
+log = logging.getLogger(__name__)
+
+# On stop, requests under way get this long.
+GRACE_S: Final = 5
+
+
+def main() -> None:
+    """Run the query service until SIGTERM or SIGINT; exit 2 if a setting is wrong."""
+    try:
+        settings = QuerySettings()
+    except ValidationError as error:
+        print(f"similis query: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    configure_logging("query", log_format=settings.log_format, level=settings.log_level)
+    try:
+        asyncio.run(run(settings))
+    except ConfigurationError as error:
+        print(f"similis query: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+async def run(settings: QuerySettings) -> None:
+    """Serve at once, load the model meanwhile, be ready then; until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    health = Health()
+    app = build_app(settings.query, health)
+    archive = open_archive(settings.archive.url)
+    async with serve(app, bind(settings.query.host, settings.query.port), grace_s=GRACE_S) as url:
+        preparing = asyncio.create_task(_prepare(settings, archive))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({preparing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            app.state.parts = await preparing
+            health.ready = True
+            write_endpoints(settings.endpoint_file, {"http": url, "metrics": f"{url}/metrics"})
+            log.info("ready at %s (research use only)", url)
+        await stopping
+        preparing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            (await preparing).find_similar.index.close()
+    log.info("stopped")
+
+
+def build_parts(
+    settings: QuerySettings,
+    *,
+    archive: Archive,
+    index: VectorIndex,
+    encoder: Encoder,
+    tasks: tuple[TaskInfo, ...] = (),
+) -> Parts:
+    """What the routes work with."""
+    query = settings.query
+    limits = PixelLimits.of(settings.vision)
+    upload_limits = replace(limits, max_decoded_bytes=query.upload_max_decoded_bytes)
+
+    def workers(size: int) -> Workers:
+        return Workers(size, queue_timeout_s=query.queue_timeout_s, retry_after_s=query.retry_after_s)
+
+    return Parts(
+        settings=query,
+        archive=archive,
+        catalogue=Catalogue(archive, query.catalogue_max_age_s),
+        encoder=encoder,
+        find_similar=FindSimilar(index, encoder.id, query.search_frames_max),
+        pictures=Pictures(archive, PictureCache(query.picture_cache_bytes), limits, query.picture_max_px),
+        limits=limits,
+        upload_limits=upload_limits,
+        tasks=tasks,
+        readers=workers(query.workers),
+        decoders=workers(query.decoders),
+        encoders=workers(query.encoders),
+    )
+
+
+def export_openapi(path: Path) -> None:
+    """Write the API's OpenAPI document; see `services.query.openapi`."""
+    openapi.export_openapi(path)
+
+
+def check_openapi(path: Path) -> list[str]:
+    """Compare the document at `path` with the API; see `services.query.openapi`."""
+    return openapi.check_openapi(path)
+
+
+async def _prepare(settings: QuerySettings, archive: Archive) -> Parts:
+    encoder, tasks = await asyncio.to_thread(_load_vision, settings)
+    index = await _open_index(settings, encoder)
+    return build_parts(settings, archive=archive, index=index, encoder=encoder, tasks=tasks)
+
+
+def _load_vision(settings: QuerySettings) -> tuple[Encoder, tuple[TaskInfo, ...]]:
+    # Torch takes seconds to import, and describing the API must not need it.
+    from shared.vision.backbone import load_backbone
+    from shared.vision.tasks import load_tasks
+
+    backbone = load_backbone(settings.vision)
+    tasks = tuple(
+        TaskInfo(
+            name=task.name,
+            title=task.definition.title,
+            labels=tuple(entry.label for entry in task.definition.classes),
+            findings=tuple(entry.label for entry in task.definition.classes if entry.is_finding),
+            abstain_below=task.definition.abstain_below,
+            head_id=task.head.id,
+        )
+        for task in load_tasks(settings.vision.tasks_dir, backbone.id)
+    )
+    return backbone, tasks
+
+
+async def _open_index(settings: QuerySettings, encoder: Encoder) -> VectorIndex:
+    """The index of the backbone's collection; a service started before its engine waits for it."""
+    collection = collection_name(encoder.id)
+    while True:
+        try:
+            return await asyncio.to_thread(open_index, settings.qdrant, collection=collection, dim=encoder.dim)
+        except IndexUnavailableError as error:
+            log.warning("waiting for the vector index: %s", error)
+            await asyncio.sleep(settings.query.start_pause_s)

@@ -1,0 +1,102 @@
+"""Around every request: size limit, security headers, metrics. Plain ASGI, so bodies stream."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.query import metrics
+from services.query.problems import Problem
+from services.query.security import SECURITY_HEADERS
+
+_ENCODED: Final = [(name.encode("ascii"), value.encode("ascii")) for name, value in SECURITY_HEADERS]
+UPLOAD_PATH: Final = "/v1/search/upload"
+# Multipart boundaries and part headers come on top of the file.
+MULTIPART_OVERHEAD_BYTES: Final = 16_384
+
+
+class BodyLimit:
+    """Refuses a body that is too large: by its declared length, and while it arrives."""
+
+    def __init__(self, app: ASGIApp, *, body_max_bytes: int, upload_max_bytes: int) -> None:
+        self._app = app
+        self._body_max = body_max_bytes
+        self._upload_max = upload_max_bytes + MULTIPART_OVERHEAD_BYTES
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        is_upload = scope["path"] == UPLOAD_PATH
+        most = self._upload_max if is_upload else self._body_max
+        declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > most or (declared.isdigit() and int(declared) > most):
+                if is_upload:
+                    metrics.UPLOADS.labels("too-large").inc()
+                raise Problem(
+                    413, "too-large", f"The body is larger than {most:,} bytes.", headers={"Connection": "close"}
+                )
+            return message
+
+        await self._app(scope, counted, send)
+
+
+class SecurityHeaders:
+    """Adds the security headers, and `no-store` to whatever does not say how long it keeps."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [*message.get("headers", ()), *_ENCODED]
+                if all(name.lower() != b"cache-control" for name, _ in headers):
+                    headers.append((b"cache-control", b"no-store"))
+                message = {**message, "headers": headers}
+            await send(message)
+
+        await self._app(scope, receive, with_headers if scope["type"] == "http" else send)
+
+
+class RequestMetrics:
+    """Counts and times requests by route template; paths that match none are one label."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 500
+        started = time.perf_counter()
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            template = getattr(scope.get("route"), "path", None) or "other"
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            metrics.REQUESTS.labels(template, method, str(status)).inc()
+            metrics.REQUEST_SECONDS.labels(template).observe(time.perf_counter() - started)
+
+
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "OPTIONS"})

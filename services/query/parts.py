@@ -1,0 +1,59 @@
+"""What the routes work with once the service is ready, and how they get it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from services.query import problems
+from services.query.catalogue import Catalogue, StudyFile
+from services.query.find_similar import FindSimilar
+from services.query.pictures import Pictures
+from services.query.ports import Encoder
+from services.query.schema import TaskInfo
+from services.query.settings import QuerySection
+from services.query.work import Workers
+from shared.archive import Archive
+from shared.ids import Uid
+from shared.pixels import PixelLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The composition that `app.py` builds."""
+
+    settings: QuerySection
+    archive: Archive
+    catalogue: Catalogue
+    encoder: Encoder
+    find_similar: FindSimilar
+    pictures: Pictures
+    limits: PixelLimits
+    upload_limits: PixelLimits
+    tasks: tuple[TaskInfo, ...]
+    readers: Workers
+    decoders: Workers
+    encoders: Workers
+
+    async def study(self, study_instance_uid: Uid) -> StudyFile:
+        """A study by its UID.
+
+        Raises:
+            Problem: 404, there is none.
+        """
+        file = await self.readers.run(lambda: self.catalogue.study(study_instance_uid))
+        if file is None:
+            raise problems.Problem(404, "unknown-study", "No study with this UID has been received.")
+        return file
+
+
+def _parts(request: Request) -> Parts:
+    parts: Parts | None = request.app.state.parts
+    if parts is None:
+        raise problems.starting(request.app.state.retry_after_s)
+    return parts
+
+
+Ready = Annotated[Parts, Depends(_parts)]

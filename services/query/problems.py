@@ -1,0 +1,184 @@
+"""Errors as RFC 9457 problem details: every answer that is no success has this form.
+
+What the client sent is never repeated in an answer: it may hold identity.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from services.query import metrics
+from services.query.security import SECURITY_HEADERS
+from shared.errors import (
+    ArchiveObjectCorruptError,
+    ArchiveObjectMissingError,
+    ArchiveUnavailableError,
+    IndexUnavailableError,
+    InvalidVectorError,
+    NotAnImageError,
+    OversizedPixelsError,
+    SimilisError,
+    UndecodablePixelsError,
+)
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE: Final = "application/problem+json"
+
+
+class InvalidParameter(BaseModel):
+    """One thing that is wrong with the request."""
+
+    where: str = Field(description="Path to the value, such as body.limit.", examples=["query.limit"])
+    detail: str = Field(examples=["Input should be less than or equal to 100"])
+
+
+class ProblemDetails(BaseModel):
+    """RFC 9457. `type` names the kind of problem and is stable."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "urn:similis:problem:unknown-study",
+                    "title": "Unknown study",
+                    "status": 404,
+                    "detail": "No study with this UID has been received.",
+                    "instance": "/v1/studies/1.2.3",
+                }
+            ]
+        }
+    )
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str = Field(description="The path that was asked for.")
+    errors: list[InvalidParameter] | None = None
+
+
+class Problem(HTTPException):
+    """An answer other than success. `kind` is the stable part of its type URI."""
+
+    def __init__(self, status: int, kind: str, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(status, detail, dict(headers) if headers else None)
+        self.kind = kind
+
+
+def busy(retry_after_s: int) -> Problem:
+    """All workers are taken."""
+    return Problem(
+        503,
+        "busy",
+        "Too many requests are being worked on. Try again shortly.",
+        headers={"Retry-After": str(retry_after_s)},
+    )
+
+
+def starting(retry_after_s: int) -> Problem:
+    """The model is still being loaded."""
+    return Problem(
+        503, "starting", "The service is still loading its model.", headers={"Retry-After": str(retry_after_s)}
+    )
+
+
+# Most particular first: the first class that fits an error decides.
+_PIPELINE: Final[tuple[tuple[type[SimilisError], int, str], ...]] = (
+    (OversizedPixelsError, 413, "image-too-large"),
+    (NotAnImageError, 415, "not-an-image"),
+    (UndecodablePixelsError, 422, "undecodable-pixels"),
+    (InvalidVectorError, 422, "invalid-vector"),
+    (ArchiveObjectMissingError, 404, "not-archived"),
+    (ArchiveObjectCorruptError, 422, "undecodable-pixels"),
+    (IndexUnavailableError, 503, "index-unavailable"),
+    (ArchiveUnavailableError, 503, "archive-unavailable"),
+)
+# These messages may name hosts, folders or keys: the log has them, the client gets these words.
+_OUTAGE: Final = {
+    "index-unavailable": "The vector index does not answer just now. Browsing still works; try the search again.",
+    "archive-unavailable": "The archive cannot be read just now.",
+    "not-archived": "The archive does not hold this object.",
+}
+
+
+def of_pipeline_error(error: SimilisError, retry_after_s: int) -> Problem:
+    """The problem that tells a client about `error`."""
+    for kind, status, slug in _PIPELINE:
+        if isinstance(error, kind):
+            headers = {"Retry-After": str(retry_after_s)} if status == 503 else None
+            return Problem(status, slug, _OUTAGE.get(slug) or str(error), headers=headers)
+    return Problem(500, "internal", "Something went wrong here. The log of the service says what.")
+
+
+def install(app: FastAPI, *, retry_after_s: int) -> None:
+    """Make every error of `app` a problem document."""
+
+    async def on_http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, StarletteHTTPException)
+        kind = error.kind if isinstance(error, Problem) else _slug(error.status_code)
+        return _answer(request, error.status_code, kind, str(error.detail), headers=error.headers)
+
+    async def on_validation(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        errors = [
+            {"where": ".".join(str(part) for part in found["loc"]), "detail": str(found["msg"])}
+            for found in error.errors()
+        ]
+        return _answer(request, 422, "invalid-request", "The request is not valid; see `errors`.", errors=errors)
+
+    async def on_pipeline(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, SimilisError)
+        problem = of_pipeline_error(error, retry_after_s)
+        if problem.status_code >= 500:
+            log.warning("%s: %s", problem.kind, error)
+        return _answer(request, problem.status_code, problem.kind, str(problem.detail), headers=problem.headers)
+
+    async def on_anything(request: Request, error: Exception) -> JSONResponse:
+        log.error("unexpected %s on %s", type(error).__name__, request.url.path, exc_info=error)
+        detail = "Something went wrong here. The log of the service says what."
+        # Starlette answers these outside of all other middleware, which would add the headers.
+        return _answer(request, 500, "internal", detail, headers=dict(SECURITY_HEADERS))
+
+    app.add_exception_handler(StarletteHTTPException, on_http)
+    app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(SimilisError, on_pipeline)
+    app.add_exception_handler(Exception, on_anything)
+
+
+def _answer(
+    request: Request,
+    status: int,
+    kind: str,
+    detail: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    errors: list[dict[str, str]] | None = None,
+) -> JSONResponse:
+    metrics.PROBLEMS.labels(kind).inc()
+    body: dict[str, Any] = {
+        "type": f"urn:similis:problem:{kind}",
+        "title": kind.replace("-", " ").capitalize(),
+        "status": status,
+        "detail": detail,
+        "instance": request.url.path,
+    }
+    if errors is not None:
+        body["errors"] = errors
+    return JSONResponse(body, status, {"Cache-Control": "no-store", **(headers or {})}, MEDIA_TYPE)
+
+
+def _slug(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase.lower().replace(" ", "-").replace("'", "")
+    except ValueError:
+        return f"http-{status}"

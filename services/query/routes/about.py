@@ -1,0 +1,75 @@
+"""GET /v1/info and /v1/facets: what the service is, and what there is to filter by."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import APIRouter
+
+from services.query import schema
+from services.query.catalogue import StudyRecord
+from services.query.parts import Parts, Ready
+from shared.errors import IndexUnavailableError
+
+log = logging.getLogger(__name__)
+router = APIRouter(tags=["about"])
+
+
+@router.get("/v1/info", summary="Backbone, tasks, limits and counts")
+async def get_info(parts: Ready) -> schema.Info:
+    """Answers also while the vector index is away; `frames_indexed` is null then."""
+    records = await parts.readers.run(parts.catalogue.studies)
+    return schema.Info(
+        version=package_version(),
+        backbone_id=parts.encoder.id,
+        embedding_dim=parts.encoder.dim,
+        tasks=parts.tasks,
+        studies=len(records),
+        frames_indexed=await _frames_indexed(parts),
+        search_limit_max=parts.settings.search_limit_max,
+        upload_max_bytes=parts.settings.upload_max_bytes,
+    )
+
+
+@router.get("/v1/facets", summary="Values to filter by, with study counts")
+async def get_facets(parts: Ready) -> schema.Facets:
+    """Of all received studies."""
+    records = await parts.readers.run(parts.catalogue.studies)
+    return schema.Facets(
+        studies=len(records),
+        task=_counted(records, lambda record: (found.task for found in record.diagnoses)),
+        decision=_counted(records, lambda record: (found.decision.value for found in record.diagnoses)),
+        label=_counted(records, lambda record: (found.label for found in record.diagnoses)),
+        modality=_counted(records, lambda record: record.modalities),
+        body_part=_counted(records, lambda record: record.body_parts),
+        sex=_counted(records, lambda record: record.sexes),
+        age_band=_counted(records, lambda record: record.age_bands),
+    )
+
+
+def package_version() -> str:
+    """The installed version of Similis."""
+    try:
+        return version("similis")
+    except PackageNotFoundError:
+        return "0"
+
+
+async def _frames_indexed(parts: Parts) -> int | None:
+    try:
+        return await parts.readers.run(parts.find_similar.index.count)
+    except IndexUnavailableError as error:
+        log.warning("the index does not answer: %s", error)
+        return None
+
+
+def _counted(
+    records: Sequence[StudyRecord], values: Callable[[StudyRecord], Iterable[str | None]]
+) -> tuple[schema.FacetValue, ...]:
+    """Each value once a study, commonest first."""
+    counts = Counter(value for record in records for value in set(values(record)) if value is not None)
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(schema.FacetValue(value=value, studies=count) for value, count in ordered)

@@ -1,0 +1,329 @@
+"""What the API, version 1, answers. What it is asked stands in `requests.py`.
+
+No answer holds identity: no name, no Patient ID, no pseudonym, no AE title. Whatever shows a
+diagnosis carries the notice.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any, Final, Literal
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+)
+
+from shared.events import ClassScore, Decision, Probability
+
+Notice = Literal["research use only"]
+
+STUDY_EXAMPLE: Final = "2.25.183214512345678901234567890123456789"
+SERIES_EXAMPLE: Final = "2.25.183214512345678901234567890123456790"
+SOP_EXAMPLE: Final = "2.25.183214512345678901234567890123456791"
+PICTURE_EXAMPLE: Final = f"/v1/studies/{STUDY_EXAMPLE}/instances/{SOP_EXAMPLE}/frames/1.png?size=256"
+
+
+def _example(**values: Any) -> ConfigDict:
+    return ConfigDict(frozen=True, json_schema_extra={"examples": [values]})
+
+
+# -- diagnoses -------------------------------------------------------------------------------
+class Verdict(BaseModel):
+    """One task's prediction in short."""
+
+    model_config = _example(
+        task="brain-mr",
+        decision="finding",
+        label="glioma-like",
+        confidence=0.91,
+        reason="highest calibrated probability",
+        notice="research use only",
+    )
+
+    task: str
+    decision: Decision
+    label: str | None = Field(description="The predicted class; null where the task names none.")
+    confidence: Probability | None
+    reason: str
+    notice: Notice = "research use only"
+
+
+class Evidence(BaseModel):
+    """A frame that weighed most for the prediction."""
+
+    model_config = ConfigDict(frozen=True)
+
+    series_instance_uid: str
+    sop_instance_uid: str
+    frame_number: PositiveInt
+    probability: Probability
+    image_url: str = Field(examples=[PICTURE_EXAMPLE])
+
+
+class Diagnosis(Verdict):
+    """One task's prediction in full."""
+
+    revision: PositiveInt = Field(description="The study's revision that was judged.")
+    diagnosed_at: AwareDatetime
+    classes: tuple[ClassScore, ...]
+    evidence: tuple[Evidence, ...]
+    frames_embedded: NonNegativeInt
+    skipped_count: NonNegativeInt = Field(description="Objects that were not embedded.")
+    partial: bool = Field(description="Some image could not be decoded.")
+    backbone_id: str
+    head_id: str | None
+
+
+class SaliencyMap(BaseModel):
+    """A map of what in a frame spoke for the predicted class."""
+
+    model_config = ConfigDict(frozen=True)
+
+    task: str
+    target_label: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    frame_number: PositiveInt
+    method: str = Field(examples=["ViT-CX"])
+    mode: str
+    seed: NonNegativeInt
+    mask_count: PositiveInt
+    value_min: float
+    value_max: float
+    layer_url: str = Field(description="PNG of the map alone, transparent, to be laid over the frame's picture.")
+    overlay_url: str = Field(description="PNG of frame, map and scale, as archived.")
+    record_url: str = Field(description="JSON that reproduces the map.")
+    notice: Notice = "research use only"
+
+
+# -- studies ---------------------------------------------------------------------------------
+class StudySummary(BaseModel):
+    """A study in the list."""
+
+    model_config = ConfigDict(frozen=True)
+
+    study_instance_uid: str = Field(examples=[STUDY_EXAMPLE])
+    revision: PositiveInt
+    received_at: AwareDatetime
+    study_date: date | None
+    modalities: tuple[str, ...] = Field(examples=[["MR"]])
+    body_parts: tuple[str, ...] = Field(examples=[["BRAIN"]])
+    sexes: tuple[str, ...]
+    age_bands: tuple[str, ...]
+    series_count: NonNegativeInt
+    instance_count: NonNegativeInt
+    frame_count: NonNegativeInt
+    mixed_patients: bool
+    state: Literal["waiting", "diagnosed"] = Field(description="waiting: received, not judged yet.")
+    verdicts: tuple[Verdict, ...]
+    map_count: NonNegativeInt
+    image_url: str | None = Field(description="A picture that stands for the study.", examples=[PICTURE_EXAMPLE])
+    notice: Notice = "research use only"
+
+
+class StudyList(BaseModel):
+    """One page of studies, newest first."""
+
+    model_config = ConfigDict(frozen=True)
+
+    studies: tuple[StudySummary, ...]
+    total: NonNegativeInt = Field(description="Studies that meet the filters, on all pages.")
+    next_cursor: str | None = Field(description="Pass as `cursor` to get the next page; null on the last.")
+    notice: Notice = "research use only"
+
+
+class FramePlace(BaseModel):
+    """One frame in viewing order."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sop_instance_uid: str = Field(examples=[SOP_EXAMPLE])
+    frame_number: PositiveInt
+    image_url: str
+
+
+class SeriesDetail(BaseModel):
+    """A series with its frames in viewing order."""
+
+    model_config = ConfigDict(frozen=True)
+
+    series_instance_uid: str = Field(examples=[SERIES_EXAMPLE])
+    modality: str
+    body_part: str | None
+    instance_count: NonNegativeInt
+    frames: tuple[FramePlace, ...] = Field(description="By position in space where the objects say it.")
+
+
+class StudyDetail(StudySummary):
+    """A study with everything that may be shown of it."""
+
+    series: tuple[SeriesDetail, ...]
+    diagnoses: tuple[Diagnosis, ...]
+    maps: tuple[SaliencyMap, ...]
+
+
+# -- search ----------------------------------------------------------------------------------
+class Neighbour(BaseModel):
+    """A similar frame, and its study's prediction."""
+
+    model_config = _example(
+        rank=1,
+        score=0.93,
+        study_instance_uid=STUDY_EXAMPLE,
+        series_instance_uid=SERIES_EXAMPLE,
+        sop_instance_uid=SOP_EXAMPLE,
+        frame_number=1,
+        modality="MR",
+        body_part="BRAIN",
+        sex="F",
+        age_band="60-69",
+        study_date="2024-05-17",
+        task="brain-mr",
+        decision="finding",
+        label="glioma-like",
+        label_source="predicted",
+        agrees=True,
+        image_url=PICTURE_EXAMPLE,
+        notice="research use only",
+    )
+
+    rank: PositiveInt
+    score: float = Field(description="Cosine similarity of the embeddings, -1 to 1.")
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    frame_number: PositiveInt
+    modality: str
+    body_part: str | None
+    sex: str | None
+    age_band: str | None
+    study_date: date | None
+    task: str
+    decision: str
+    label: str | None
+    label_source: Literal["predicted", "confirmed"]
+    agrees: bool | None = Field(description="Whether its label is the query's; null if either has none.")
+    image_url: str
+    notice: Notice = "research use only"
+
+
+class LabelCount(BaseModel):
+    """How many neighbouring studies carry a label."""
+
+    model_config = ConfigDict(frozen=True)
+
+    label: str
+    studies: PositiveInt
+
+
+class Vote(BaseModel):
+    """The neighbours' majority: each study among them has one vote, that of its best frame."""
+
+    model_config = _example(
+        label="glioma-like",
+        votes=7,
+        voters=10,
+        without_label=0,
+        tie=False,
+        counts=[{"label": "glioma-like", "studies": 7}, {"label": "normal", "studies": 3}],
+        notice="research use only",
+    )
+
+    label: str | None = Field(description="The commonest label; null without voters and on a tie.")
+    votes: NonNegativeInt = Field(description="Of the commonest label.")
+    voters: NonNegativeInt = Field(description="Neighbouring studies with a label.")
+    without_label: NonNegativeInt = Field(description="Neighbouring studies without one: no task, or abstained.")
+    tie: bool
+    counts: tuple[LabelCount, ...]
+    notice: Notice = "research use only"
+
+
+class QueryFacts(BaseModel):
+    """What was searched for."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["study", "series", "instance", "frame", "vector", "upload"]
+    frames_used: NonNegativeInt = Field(description="Frames whose embeddings were averaged; 0 for a vector.")
+    study_instance_uid: str | None
+    task: str | None
+    decision: str | None
+    label: str | None = Field(description="The query study's own predicted label, if it is indexed and has one.")
+    own_patient_excluded: bool
+    preview: str | None = Field(None, description="Uploads: a data: URI with a small PNG of the (middle) frame.")
+    notice: Notice = "research use only"
+
+
+class SearchResponse(BaseModel):
+    """Neighbours, best first."""
+
+    model_config = ConfigDict(frozen=True)
+
+    query: QueryFacts
+    results: tuple[Neighbour, ...]
+    vote: Vote
+    backbone_id: str
+    took_ms: NonNegativeFloat
+    notice: Notice = "research use only"
+
+
+# -- about -----------------------------------------------------------------------------------
+class FacetValue(BaseModel):
+    """A value with the number of studies that have it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    value: str
+    studies: PositiveInt
+
+
+class Facets(BaseModel):
+    """Values to filter by, commonest first."""
+
+    model_config = ConfigDict(frozen=True)
+
+    studies: NonNegativeInt
+    task: tuple[FacetValue, ...]
+    decision: tuple[FacetValue, ...]
+    label: tuple[FacetValue, ...]
+    modality: tuple[FacetValue, ...]
+    body_part: tuple[FacetValue, ...]
+    sex: tuple[FacetValue, ...]
+    age_band: tuple[FacetValue, ...]
+    notice: Notice = "research use only"
+
+
+class TaskInfo(BaseModel):
+    """An installed task."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    title: str
+    labels: tuple[str, ...]
+    findings: tuple[str, ...]
+    abstain_below: Probability
+    head_id: str
+
+
+class Info(BaseModel):
+    """What this service is."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: Literal["Similis"] = "Similis"
+    version: str
+    backbone_id: str
+    embedding_dim: PositiveInt
+    tasks: tuple[TaskInfo, ...]
+    studies: NonNegativeInt
+    frames_indexed: NonNegativeInt | None = Field(description="null while the vector index does not answer.")
+    search_limit_max: PositiveInt
+    upload_max_bytes: PositiveInt
+    notice: Notice = "research use only"

@@ -1,0 +1,55 @@
+"""The query service's settings."""
+
+from __future__ import annotations
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from shared.settings import QdrantSettings, Section, SimilisSettings, VisionSettings
+
+
+class QuerySection(Section):
+    """The HTTP side: what it binds, what it lets in, how much it does at once."""
+
+    host: str = Field("127.0.0.1", description="Address of the API and the page.")
+    port: NonNegativeInt = Field(8080, description="Port of the API and the page; 0: any free one.")
+    upload_max_bytes: PositiveInt = Field(50_000_000, description="Largest upload; a larger one is answered with 413.")
+    upload_max_decoded_bytes: PositiveInt = Field(
+        400_000_000, description="Decoded bytes of one upload's used frames; more are refused before decoding."
+    )
+    upload_max_frames: PositiveInt = Field(
+        8, description="Frames of an uploaded multi-frame object that are embedded, chosen evenly."
+    )
+    body_max_bytes: PositiveInt = Field(1_000_000, description="Largest body of any other request.")
+    search_limit_max: PositiveInt = Field(100, description="Most neighbours in one answer.")
+    search_frames_max: PositiveInt = Field(
+        256, description="Most indexed frames that are averaged into one query vector."
+    )
+    exclude_own_patient: bool = Field(
+        True, description="Unless a search says otherwise, leave out every study of the query's own patient."
+    )
+    page_size_max: PositiveInt = Field(200, description="Most studies in one page of the list.")
+    frames_listed_max: PositiveInt = Field(4096, description="Most frames listed of one series.")
+    picture_max_px: PositiveInt = Field(2048, description="Longest side of a rendered frame.")
+    picture_cache_bytes: PositiveInt = Field(128_000_000, description="Memory for rendered frames and map layers.")
+    stack_order_max: PositiveInt = Field(
+        512, description="Series with more objects are shown in the manifest's order, not in anatomical order."
+    )
+    catalogue_max_age_s: NonNegativeFloat = Field(
+        2.0, description="The list of studies is read anew from the archive when it is older than this."
+    )
+    queue_timeout_s: PositiveFloat = Field(
+        20.0, description="Longest a request waits for a free worker before it is answered with 503."
+    )
+    workers: PositiveInt = Field(8, description="Requests that read the index or the archive at the same time.")
+    decoders: PositiveInt = Field(2, description="Frames that are decoded at the same time.")
+    encoders: PositiveInt = Field(1, description="Uploads that are embedded at the same time.")
+    retry_after_s: PositiveInt = Field(5, description="Retry-After of an answer with 503.")
+    start_pause_s: PositiveFloat = Field(2.0, description="Pause before an index that is away is tried again at start.")
+
+
+class QuerySettings(SimilisSettings):
+    """Settings of the query service: SIMILIS_QUERY__*, with the shared sections."""
+
+    query: QuerySection = QuerySection()
+    qdrant: QdrantSettings = QdrantSettings()
+    vision: VisionSettings = VisionSettings()

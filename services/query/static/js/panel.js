@@ -1,0 +1,117 @@
+// Beside the image: what was predicted, and the similar cases with their vote.
+
+import { byId, el, percent, plural, shortUid, skeleton, stateBox } from "./dom.js";
+import { byAttention, chip, headline } from "./verdict.js";
+
+export function clear() {
+  byId("diagnosis").replaceChildren();
+  byId("neighbours").replaceChildren();
+}
+
+// What stands here while no study is chosen.
+export function showAbout(info) {
+  const facts = [
+    ["Studies", info.studies.toLocaleString("en")],
+    ["Frames indexed", info.frames_indexed === null ? "the index does not answer" : info.frames_indexed.toLocaleString("en")],
+    ["Backbone", info.backbone_id],
+    ...info.tasks.map((task) => [`Task ${task.name}`, `${task.title}: ${task.labels.join(", ")}. Abstains below ${percent(task.abstain_below)}.`]),
+    ...(info.tasks.length ? [] : [["Tasks", "none installed: studies are searchable, not judged"]]),
+    ["Version", info.version],
+  ];
+  byId("diagnosis").replaceChildren(el("div", { class: "about" }, el("h2", {}, "What is here"),
+    el("dl", {}, facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))))));
+}
+
+export function loading() {
+  byId("diagnosis").replaceChildren(el("h2", {}, "Prediction"), ...skeleton(1, "panel"));
+  searching();
+}
+
+export function searching() {
+  byId("neighbours").replaceChildren(el("h2", {}, "Similar cases"), el("div", { class: "grid" }, skeleton(6, "card")));
+}
+
+export function showDiagnoses(study, tasks) {
+  const blocks = byAttention(study.diagnoses).map((diagnosis) => one(diagnosis, tasks.find((task) => task.name === diagnosis.task)));
+  const waiting = stateBox("empty", "Not judged yet", "The study is received and waits for its prediction.");
+  byId("diagnosis").replaceChildren(
+    el("h2", {}, "Prediction", el("small", {}, "by a model, research use only")),
+    ...(blocks.length ? blocks : [waiting]),
+    ...(study.mixed_patients ? [el("p", { class: "caution" }, "Objects of this study name different patients.")] : []),
+    ...(study.diagnoses.some((found) => found.partial) ? [el("p", { class: "caution" }, "Some images could not be decoded and were left out.")] : []));
+}
+
+export function showUpload() {
+  byId("diagnosis").replaceChildren(el("h2", {}, "Uploaded file"),
+    el("div", { class: "headline no-task" },
+      el("p", { class: "kind" }, el("span", { class: "mark", "aria-hidden": "true" }, "–"), "No prediction"),
+      el("p", { class: "reason" }, "An upload is only compared with what is indexed. It was decoded in memory and is not kept.")));
+}
+
+function one(diagnosis, task) {
+  const classes = [...diagnosis.classes].sort((a, b) => b.probability - a.probability);
+  const limit = task?.abstain_below;
+  return el("article", { class: "diagnosis" },
+    headline(diagnosis),
+    classes.length ? el("ul", { class: "bars", "aria-label": "Class probabilities" }, classes.map((entry) => el("li", {
+      class: `${entry.is_finding ? "finding" : ""} ${entry.label === diagnosis.label ? "top" : ""}`,
+    },
+      el("span", { class: "bar-label" }, entry.label),
+      el("span", { class: "bar", vars: { "--value": entry.probability } }, limit ? el("i", { class: "limit", vars: { "--at": limit } }) : null),
+      el("span", { class: "bar-value" }, percent(entry.probability))))) : null,
+    classes.length && limit ? el("p", { class: "dim" }, `The dotted line, ${percent(limit)}: below it the task abstains.`) : null,
+    el("p", { class: "dim" }, [
+      task ? task.title : diagnosis.task === "none" ? "no task takes this kind of study" : diagnosis.task,
+      plural(diagnosis.frames_embedded, "frame") + " embedded",
+      diagnosis.skipped_count ? `${diagnosis.skipped_count} left out` : null,
+      diagnosis.revision > 1 ? `revision ${diagnosis.revision}` : null,
+    ].filter(Boolean).join(" · ")));
+}
+
+export function showNeighbours(found, own) {
+  const cards = found.results.map((hit) => card(hit));
+  byId("neighbours").replaceChildren(
+    el("h2", {}, "Similar cases", el("small", {}, found.query.own_patient_excluded ? "own patient left out" : "")),
+    ...(cards.length
+      ? [voteBox(found, own), el("ol", { class: "grid", "aria-label": "Similar cases, most similar first" }, cards)]
+      : [stateBox("empty", "No similar case", "Nothing else is indexed yet, or only studies of the same patient.")]));
+}
+
+export function showSearchProblem(problem, again) {
+  const missing = problem.kind === "not-indexed";
+  byId("neighbours").replaceChildren(el("h2", {}, "Similar cases"), missing
+    ? stateBox("empty", "Not searchable", "No frame of this study is indexed: it holds no image, or is not judged yet.")
+    : stateBox("error", problem.title, problem.message, again ? el("button", { class: "button", type: "button", onclick: again }, "Try again") : null));
+}
+
+function voteBox(found, own) {
+  const { vote } = found;
+  if (!vote.voters) return el("p", { class: "vote none" }, "None of the similar cases has a predicted label.");
+  const words = vote.tie ? "The similar cases are tied." : [
+    el("strong", {}, vote.label), ` in ${vote.votes} of ${vote.voters} similar studies`,
+  ];
+  const agreement = vote.tie || !own ? null : own === vote.label
+    ? el("span", { class: "agree" }, "= same as the prediction") : el("span", { class: "differ" }, "≠ not the prediction");
+  return el("div", { class: vote.tie ? "vote tie" : "vote" },
+    el("p", {}, words, agreement),
+    el("div", { class: "stack", role: "img", "aria-label": vote.counts.map((count) => `${count.label}: ${count.studies}`).join(", ") },
+      vote.counts.map((count, place) => el("span", { class: `part p${Math.min(place, 4)}`, vars: { "--n": count.studies } }, el("b", {}, count.studies), ` ${count.label}`))),
+    el("p", { class: "dim" }, `Each study has one vote: its own predicted label.${vote.without_label ? ` ${plural(vote.without_label, "case")} without one.` : ""}${found.query.decision === "no-task" ? " No task takes the query itself, so this is a count, not a prediction." : ""}`));
+}
+
+function card(hit) {
+  const agreement = hit.agrees === null ? null : hit.agrees
+    ? el("span", { class: "agree" }, "= same label") : el("span", { class: "differ" }, "≠ other label");
+  const facts = [hit.modality, hit.body_part, hit.sex, hit.age_band, hit.study_date].filter(Boolean).join(" · ");
+  return el("li", { class: hit.agrees ? "same" : "" }, el("a", {
+    href: `#/study/${hit.study_instance_uid}`, "data-rank": hit.rank, title: `Study ${hit.study_instance_uid}`,
+  },
+    el("span", { class: "shot" },
+      el("img", { src: hit.image_url, alt: `Similar case ${hit.rank}`, loading: "lazy" }),
+      el("span", { class: "rank", "aria-hidden": "true" }, hit.rank),
+      el("span", { class: "score" }, el("span", { class: "hidden" }, "similarity "), hit.score.toFixed(3))),
+    el("span", { class: "card-text" },
+      chip(hit.decision, hit.label), agreement,
+      hit.label_source === "confirmed" ? el("span", { class: "tag" }, "confirmed") : null,
+      el("span", { class: "row-facts" }, facts || shortUid(hit.study_instance_uid)))));
+}
