@@ -1,15 +1,22 @@
 """The step: a received study becomes points in the index and one diagnosis by each task that takes it.
 
 Every revision embeds the whole study again, since a task judges the study and not its new objects.
+Of several revisions, the newest *diagnosed* one has the points: a newer manifest alone may yet be dead-lettered,
+and then the older points must stay. Each worker writes its points, archives its diagnoses, and only then looks
+whether the index holds the newest diagnosed revision's points; if not it writes those. So of two workers at
+once the one that looks last sees the other's diagnosis or its points: the newest revision wins in the end.
+
 Points have deterministic ids, so they are replaced; points of frames that are no longer chosen are removed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -17,8 +24,8 @@ from pydantic import ValidationError
 from services.embedder import metrics
 from services.embedder.encode import EncodedStudy, encode_study
 from services.embedder.judge import Verdict, judge
-from services.embedder.points import foremost, of_study, points_of, replace_points
-from services.embedder.ports import Encoder
+from services.embedder.points import foremost, holds_revision, points_of, replace_points
+from services.embedder.ports import ContestedPointsError, Encoder
 from services.embedder.survey import Survey, choose_frames, survey_study
 from shared.archive import Archive, diagnosis_key
 from shared.errors import ArchiveObjectCorruptError, ArchiveObjectMissingError, UndecodablePixelsError
@@ -28,6 +35,9 @@ from shared.manifest import StudyManifest
 from shared.pixels import PixelLimits
 from shared.vector_index.port import VectorIndex
 from shared.vision.tasks import Task
+
+# Times that a study's points are looked at before the record is tried again later.
+SETTLE_ROUNDS: Final = 4
 
 
 def _no_progress() -> None:
@@ -66,13 +76,14 @@ class EmbedStudy:
             ArchiveObjectCorruptError: the manifest, or an object, is not what was archived.
             UndecodablePixelsError: the study has images, and none could be decoded.
             InvalidVectorError: the model gave a vector that cannot be stored.
-            ArchiveUnavailableError, IndexUnavailableError: try again later.
+            ArchiveUnavailableError, IndexUnavailableError, ContestedPointsError: try again later.
         """
         started = time.perf_counter()
         manifest = self._manifest(received)
         takers = tuple(task for task in self.tasks if any(task.takes(*pair) for pair in manifest.instances()))
         if stored := self._stored(received, takers):
             metrics.REPEATED.inc()
+            self._settle(manifest.study_instance_uid)
             return stored
         with metrics.STAGE_SECONDS.labels("survey").time():
             survey = survey_study(manifest, self.archive, self.limits, self.on_progress)
@@ -91,10 +102,11 @@ class EmbedStudy:
             for event in events:
                 key = diagnosis_key(event.study_instance_uid, event.revision, event.task)
                 self.archive.put(key, event.model_dump_json(indent=2).encode())
+        self._settle(manifest.study_instance_uid)
         _count(events, encoded, time.perf_counter() - started)
         return events
 
-    def _manifest(self, received: StudyReceived) -> StudyManifest:
+    def _manifest(self, received: StudyReceived | StudyDiagnosed) -> StudyManifest:
         try:
             manifest = StudyManifest.model_validate_json(self.archive.get(received.manifest_key))
         except ValidationError as error:
@@ -115,8 +127,6 @@ class EmbedStudy:
             if event.event_id != self._event_id(received, task, head_id):
                 return ()
             found.append(event)
-        if self.index.count(of_study(received.study_instance_uid)) < found[0].frames_embedded:
-            return ()
         return tuple(found)
 
     def _encode(self, survey: Survey) -> EncodedStudy:
@@ -130,12 +140,51 @@ class EmbedStudy:
         return encoded
 
     def _is_superseded(self, manifest: StudyManifest) -> bool:
-        """Whether a later revision was diagnosed before this one, which waited on the retry topic.
+        newest = self._newest(manifest.study_instance_uid)
+        return bool(newest) and newest[0].revision > manifest.revision
 
-        Its points hold the frames already, with its own diagnosis.
+    def _newest(self, study_instance_uid: str) -> tuple[StudyDiagnosed, ...]:
+        """The diagnoses of the newest revision that this backbone embedded; another's points lie elsewhere."""
+        by_revision: dict[int, list[str]] = {}
+        for key in self.archive.list(f"diagnoses/{study_instance_uid}"):
+            if (revision := key.split("/")[2]).isdigit():
+                by_revision.setdefault(int(revision), []).append(key)
+        for number in sorted(by_revision, reverse=True):
+            found = []
+            for key in by_revision[number]:
+                with contextlib.suppress(ArchiveObjectMissingError, ValidationError):
+                    found.append(StudyDiagnosed.model_validate_json(self.archive.get(key)))
+            if ours := tuple(event for event in found if event.backbone_id == self.encoder.id):
+                return ours
+        return ()
+
+    def _settle(self, study_instance_uid: str) -> None:
+        """Leave the newest diagnosed revision's points in the index. Called once this revision is archived.
+
+        Raises:
+            ContestedPointsError: others kept writing; try again later.
         """
-        revisions = {key.split("/")[2] for key in self.archive.list(f"diagnoses/{manifest.study_instance_uid}")}
-        return any(revision.isdigit() and int(revision) > manifest.revision for revision in revisions)
+        written = (0, 0)
+        for _ in range(SETTLE_ROUNDS):
+            newest = self._newest(study_instance_uid)
+            if not newest:
+                return
+            revision, expected = newest[0].revision, newest[0].frames_embedded
+            if written[0] == revision:
+                expected = written[1]
+            if holds_revision(self.index, study_instance_uid, revision, expected):
+                return
+            manifest = self._manifest(newest[0])
+            encoded = self._encode(survey_study(manifest, self.archive, self.limits, self.on_progress))
+            replace_points(
+                self.index,
+                study_instance_uid,
+                points_of(manifest, encoded, foremost(newest)),
+                at_once=self.upsert_points,
+                on_progress=self.on_progress,
+            )
+            written = revision, len(encoded.frames)
+        raise ContestedPointsError("other embedders keep writing this study's points")
 
     def _diagnose(
         self,

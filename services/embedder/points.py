@@ -72,6 +72,18 @@ def replace_points(
         index.upsert(points[start : start + at_once])
 
 
+def holds_revision(index: VectorIndex, study_instance_uid: str, revision: int, count: int) -> bool:
+    """Whether the study's points are at least `count`, all of `revision`."""
+    found, after = 0, None
+    if index.count(of_study(study_instance_uid)) == 0:
+        return count == 0
+    while page := index.scroll(limit=_PAGE, where=of_study(study_instance_uid), after=after):
+        if any(point.payload.revision != revision for point in page):
+            return False
+        found, after = found + len(page), page[-1].id
+    return found >= count
+
+
 def of_study(study_instance_uid: str) -> Filter:
     """The study's points."""
     return Filter(must=(AnyOf("study_instance_uid", (study_instance_uid,)),))

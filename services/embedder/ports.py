@@ -16,6 +16,10 @@ class StoppingError(TransientError):
     """The service stops; the study is left for the next worker."""
 
 
+class ContestedPointsError(TransientError):
+    """Several embedders write one study's points at the same time."""
+
+
 class Encoder(Protocol):
     """A frozen backbone. One call takes seconds; calls do not overlap."""
 

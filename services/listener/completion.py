@@ -31,19 +31,31 @@ class Completion:
     async def run(self) -> None:
         """Watch and publish until cancelled. What was under way then is resumed by the next run."""
         slots = asyncio.Semaphore(self.concurrency)
+        failing = False
         try:
             while True:
-                for study in self.open_studies.due():
-                    if study not in self._tasks:
-                        self.open_studies.closing(study)
-                        self._tasks[study] = asyncio.create_task(self._close(study, slots))
-                metrics.DISK_FREE_BYTES.set(await asyncio.to_thread(self.journal.free_bytes))
+                try:
+                    await self._watch(slots)
+                    failing = False
+                except Exception:
+                    # This loop is what publishes: it goes on, and says so once for each run of failures.
+                    metrics.WATCH_FAILURES.inc()
+                    if not failing:
+                        log.exception("could not look after studies and disk, trying again")
+                    failing = True
                 await asyncio.sleep(self.poll_s)
         finally:
             tasks = list(self._tasks.values())
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _watch(self, slots: asyncio.Semaphore) -> None:
+        for study in self.open_studies.due():
+            if study not in self._tasks:
+                self.open_studies.closing(study)
+                self._tasks[study] = asyncio.create_task(self._close(study, slots))
+        metrics.DISK_FREE_BYTES.set(await asyncio.to_thread(self.journal.free_bytes))
 
     async def _close(self, study: str, slots: asyncio.Semaphore) -> None:
         pause_s = self.retry_s

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 async def listening(settings: ListenerSettings, publisher: Publisher) -> AsyncIterator[tuple[str, int]]:
     """A whole listener around `publisher`; yields the bound DICOM host and port.
 
+    Should publishing ever end by an error, the body is cancelled and that error raised: a listener
+    that only receives must not look like one that works.
+
     Raises:
         ConfigurationError: the journal, the archive, the key or the address cannot be used.
     """
@@ -38,6 +41,19 @@ async def listening(settings: ListenerSettings, publisher: Publisher) -> AsyncIt
             load=partial(load_object, pseudonyms=pseudonyms, max_object_bytes=section.max_object_bytes),
             min_free_bytes=section.min_free_disk_bytes,
         )
+    except OSError as error:
+        raise ConfigurationError(f"the journal {section.journal_dir} cannot be used: {error}") from error
+    with contextlib.closing(journal):
+        async with _listening(settings, publisher, journal, pseudonyms) as address:
+            yield address
+
+
+@contextlib.asynccontextmanager
+async def _listening(
+    settings: ListenerSettings, publisher: Publisher, journal: Journal, pseudonyms: Pseudonyms
+) -> AsyncIterator[tuple[str, int]]:
+    section = settings.listener
+    try:
         unpublished = await asyncio.to_thread(journal.recover)
     except OSError as error:
         raise ConfigurationError(f"the journal {section.journal_dir} cannot be used: {error}") from error
@@ -57,11 +73,20 @@ async def listening(settings: ListenerSettings, publisher: Publisher) -> AsyncIt
     )
     scp = Scp(section, StoreObject(journal, open_studies, pseudonyms, section.max_object_bytes))
     address = scp.start()
-    closing = asyncio.create_task(completion.run())
     try:
-        yield address
-    finally:
-        await asyncio.to_thread(scp.stop)
-        closing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await closing
+        async with asyncio.TaskGroup() as tasks:
+            closing = tasks.create_task(completion.run())
+            closing.add_done_callback(_report_death)
+            try:
+                yield address
+            finally:
+                await asyncio.to_thread(scp.stop)
+                closing.cancel()
+    except BaseExceptionGroup as group:
+        # The group's only other member could be an error of the body.
+        raise group.exceptions[0] from None
+
+
+def _report_death(closing: asyncio.Task[None]) -> None:
+    if not closing.cancelled() and (error := closing.exception()) is not None:
+        log.critical("publishing has ended, and the listener ends with it", exc_info=error)

@@ -36,7 +36,7 @@ _MAX_VALUE_BYTES: Final = 1024
 class _Walk:
     """One pass over a data set. `found` receives the top level's wanted values as raw bytes."""
 
-    def __init__(self, data: bytes, wanted: Collection[int], *, little: bool) -> None:
+    def __init__(self, data: bytes | memoryview, wanted: Collection[int], *, little: bool) -> None:
         self._data = data
         self._wanted = wanted
         self._tag = struct.Struct("<HH" if little else ">HH").unpack_from
@@ -58,7 +58,7 @@ class _Walk:
                 if in_item and tag == _ITEM_END:
                     return position + 8
                 raise RefusedObjectError(Outcome.MALFORMED, "An item delimiter stands outside of a sequence")
-            vr = b"" if implicit else data[position + 4 : position + 6]
+            vr = b"" if implicit else bytes(data[position + 4 : position + 6])
             if vr in _LONG_VRS:
                 if end - position < 12:
                     raise _truncated(position)
@@ -77,7 +77,7 @@ class _Walk:
                 if position > end:
                     raise _truncated(start)
             if depth == 0 and tag in self._wanted:
-                self.found[tag] = data[start : min(position, start + _MAX_VALUE_BYTES)]
+                self.found[tag] = bytes(data[start : min(position, start + _MAX_VALUE_BYTES)])
         if in_item:
             raise _truncated(position)
         return position
@@ -113,7 +113,9 @@ class _Walk:
                     raise _truncated(position - length)
 
 
-def walk(data: bytes, transfer_syntax_uid: str, wanted: Collection[int], *, max_bytes: int) -> Mapping[int, bytes]:
+def walk(
+    data: bytes | memoryview, transfer_syntax_uid: str, wanted: Collection[int], *, max_bytes: int
+) -> Mapping[int, bytes]:
     """The raw values (at most 1024 bytes each) of those elements in `wanted` that the top level has.
 
     Raises:
@@ -129,7 +131,7 @@ def walk(data: bytes, transfer_syntax_uid: str, wanted: Collection[int], *, max_
     return search.found
 
 
-def _inflate(data: bytes, max_bytes: int) -> bytes:
+def _inflate(data: bytes | memoryview, max_bytes: int) -> bytes:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         inflated = inflater.decompress(data, max_bytes + 1)

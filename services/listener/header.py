@@ -11,6 +11,7 @@ from typing import Final
 
 from services.listener import elements
 from services.listener.answers import Outcome, RefusedObjectError
+from services.listener.terms import BODY_PARTS, MODALITIES
 from shared.ids import is_valid_uid
 from shared.pseudonym import Pseudonyms
 
@@ -52,7 +53,7 @@ _WANTED: Final = frozenset(
         *_PIXELS,
     }
 )
-_CODE: Final = re.compile(r"[A-Z0-9_ ]{1,16}")
+_SEPARATORS: Final = str.maketrans("", "", " _-")
 _AGE: Final = re.compile(r"(\d{1,3})([DWMY])")
 _DAYS: Final = {"D": 1.0, "W": 7.0, "M": 30.4375, "Y": 365.25}
 _MAX_FRAMES: Final = 2**31 - 1
@@ -75,7 +76,9 @@ class ObjectHeader:
     age_band: str | None
 
 
-def read_header(dataset: bytes, transfer_syntax_uid: str, pseudonyms: Pseudonyms, *, max_bytes: int) -> ObjectHeader:
+def read_header(
+    dataset: bytes | memoryview, transfer_syntax_uid: str, pseudonyms: Pseudonyms, *, max_bytes: int
+) -> ObjectHeader:
     """The header of a data set that was read from its first to its last element.
 
     Raises:
@@ -91,8 +94,8 @@ def read_header(dataset: bytes, transfer_syntax_uid: str, pseudonyms: Pseudonyms
         sop_instance_uid=_uid(found, _SOP_INSTANCE_UID, "SOP Instance UID"),
         study_instance_uid=study,
         series_instance_uid=_uid(found, _SERIES_INSTANCE_UID, "Series Instance UID"),
-        modality=_code(found, _MODALITY) or "OT",
-        body_part=_code(found, _BODY_PART_EXAMINED),
+        modality=_modality(found),
+        body_part=_body_part(found),
         study_date=study_date,
         number_of_frames=_frames(found, little=little),
         patient_pseudonym=pseudonyms.of(
@@ -138,10 +141,21 @@ def _uid(found: Mapping[int, bytes], tag: int, name: str) -> str:
     return value
 
 
-def _code(found: Mapping[int, bytes], tag: int) -> str | None:
-    """The first value of a code string, or None if it is none: free text could name a patient."""
-    value = _text(found, tag).split("\\")[0].strip().upper()
-    return value if _CODE.fullmatch(value) else None
+def _modality(found: Mapping[int, bytes]) -> str:
+    """Modality if it is a defined term, or else OT: free text could name a patient."""
+    term = _first(found, _MODALITY)
+    return term if term in MODALITIES else "OT"
+
+
+def _body_part(found: Mapping[int, bytes]) -> str | None:
+    """Body Part Examined if, but for separators, it is a defined term: free text could name a patient."""
+    term = _first(found, _BODY_PART_EXAMINED).translate(_SEPARATORS)
+    return term if term in BODY_PARTS else None
+
+
+def _first(found: Mapping[int, bytes], tag: int) -> str:
+    """The first value of a code string."""
+    return _text(found, tag).split("\\")[0].strip().upper()
 
 
 def _date(value: str) -> str | None:

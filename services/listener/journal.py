@@ -5,12 +5,16 @@
     published/<study>.json         the last published revision and its objects' hashes
     owners/<xx>/<sop> -> <study>   symbolic links: which study a SOP Instance UID belongs to
     unreadable/<study>/<sop>.dcm   files that were damaged on disk, set aside
+    conflicting/<study>/<sop>.<hash>.dcm   objects unlike the published one of their UID, set aside
+    lock                           locked by the one listener that uses the journal
 
 All methods block and may be called from any thread.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import logging
 import os
@@ -30,6 +34,7 @@ from services.listener import metrics
 from services.listener.answers import Outcome, RefusedObjectError
 from services.listener.header import ObjectHeader
 from shared.archive import fsync_folder
+from shared.errors import ConfigurationError
 from shared.ids import is_valid_uid
 from shared.manifest import Sha256
 
@@ -63,9 +68,12 @@ class Published(BaseModel):
 
 
 class Journal:
-    """The tree below `root`. `load` reads an object's file back, after a restart.
+    """The tree below `root`, this object's alone until `close` or the process's end.
+
+    `load` reads an object's file back, after a restart.
 
     Raises:
+        ConfigurationError: from the constructor, if another listener uses the tree.
         OSError: from the constructor, if the tree cannot be made.
     """
 
@@ -74,6 +82,7 @@ class Journal:
         self._published = root / "published"
         self._owners = root / "owners"
         self._unreadable = root / "unreadable"
+        self._conflicting = root / "conflicting"
         self._load = load
         self._min_free_bytes = min_free_bytes
         self._lock = threading.Lock()
@@ -81,9 +90,19 @@ class Journal:
         self._objects: dict[str, dict[str, JournalObject]] = {}
         self._states: OrderedDict[str, Published] = OrderedDict()
         self._size_bytes = 0
-        for folder in (self._incoming, self._published, self._owners):
-            folder.mkdir(parents=True, exist_ok=True)
-        fsync_folder(root)
+        with contextlib.ExitStack() as undo:
+            self._lock_file: int | None = _lock(root)
+            undo.callback(self.close)
+            for folder in (self._incoming, self._published, self._owners):
+                folder.mkdir(exist_ok=True)
+            fsync_folder(root)
+            undo.pop_all()
+
+    def close(self) -> None:
+        """Let another listener use the journal; safe to repeat. Nothing may be under way."""
+        descriptor, self._lock_file = self._lock_file, None
+        if descriptor is not None:
+            os.close(descriptor)
 
     def recover(self) -> list[str]:
         """Sweep what a crash left half-written; the studies that still hold objects, in no order."""
@@ -172,7 +191,11 @@ class Journal:
             state = Published.model_validate_json((self._published / f"{study}.json").read_bytes())
         except FileNotFoundError:
             state = Published()
-        self._remember(study, state)
+        with self._lock:
+            # What was marked since the file was read is newer.
+            if (newer := self._states.get(study)) is not None:
+                return newer
+            self._remember(study, state)
         return state
 
     def mark_published(self, study: str, revision: int, objects: Mapping[str, str]) -> None:
@@ -185,21 +208,34 @@ class Journal:
             os.fsync(descriptor)
         os.replace(name, self._published / f"{study}.json")
         fsync_folder(self._published)
-        self._remember(study, state)
+        with self._lock:
+            self._remember(study, state)
 
     def purge(self, study: str) -> None:
-        """Remove the objects that the published revision has; safe to repeat."""
+        """Remove the objects that the published revision has; safe to repeat.
+
+        An object that differs from the published one of its SOP Instance UID is set aside instead.
+        """
         published = self.published(study).objects
         folder = self._incoming / study
         for file in _files(folder):
             sop = _sop(file)
             if sop not in published:
                 continue
-            size_bytes = file.stat().st_size
-            file.unlink()
+            with self._lock:
+                known = self._objects.get(study, {}).get(sop)
+            known = known or self._read_back(study, sop)
+            if known is None:
+                continue  # damaged, and set aside
+            if known.dataset_sha256 == published[sop]:
+                size_bytes = file.stat().st_size
+                file.unlink()
+                self._grow(-size_bytes)
+            else:
+                log.error("journal: an object of study %s is not the one published as %s; set aside", study, sop)
+                self._set_aside(file, self._conflicting / study / f"{sop}.{known.dataset_sha256}.dcm")
             with self._lock:
                 self._objects.get(study, {}).pop(sop, None)
-            self._grow(-size_bytes)
         with self._lock:
             if not self._objects.get(study):
                 self._objects.pop(study, None)
@@ -212,11 +248,11 @@ class Journal:
         return self._incoming / study / f"{sop}.dcm"
 
     def _remember(self, study: str, state: Published) -> None:
-        with self._lock:
-            self._states[study] = state
-            self._states.move_to_end(study)
-            while len(self._states) > _CACHED_STUDIES:
-                self._states.popitem(last=False)
+        """Cache `state`; the caller holds the lock."""
+        self._states[study] = state
+        self._states.move_to_end(study)
+        while len(self._states) > _CACHED_STUDIES:
+            self._states.popitem(last=False)
 
     def _grow(self, size_bytes: int) -> None:
         with self._lock:
@@ -240,16 +276,20 @@ class Journal:
             return None  # purged meanwhile
         except RefusedObjectError as error:
             log.error("journal: an object of study %s is damaged on disk and was set aside: %s", study, error)  # noqa: TRY400
-            aside = self._unreadable / study
-            aside.mkdir(parents=True, exist_ok=True)
-            self._grow(-path.stat().st_size)
-            os.replace(path, aside / path.name)
+            self._set_aside(path, self._unreadable / study / path.name)
             metrics.UNREADABLE.inc()
             return None
         with self._lock:
             if path.exists():
                 self._objects.setdefault(study, {})[sop] = loaded
         return loaded
+
+    def _set_aside(self, file: Path, target: Path) -> None:
+        """Move an object's file, durably, to where nothing touches it any more."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._grow(-file.stat().st_size)
+        os.replace(file, target)
+        fsync_folder(target.parent)
 
     def _claim(self, sop: str, study: str, *, instead_of: str | None = None) -> str:
         """Make `study` the owner of `sop` unless another is; the owner's UID.
@@ -303,6 +343,21 @@ class Journal:
                 continue  # a purge removed the empty folder in between
 
 
+def _lock(root: Path) -> int:
+    """Take the lock of the journal at `root`, which is made if need be; the lock's file descriptor."""
+    root.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise ConfigurationError(f"the journal {root} is in use by another listener") from error
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def _files(folder: Path) -> list[Path]:
     """The objects' files in a study's folder, sorted; none if there is no folder."""
     try:
@@ -315,7 +370,7 @@ def _sop(file: Path) -> str:
     return file.name.removesuffix(".dcm")
 
 
-def hashes(head: bytes, dataset: bytes) -> tuple[str, str]:
+def hashes(head: bytes, dataset: bytes | memoryview) -> tuple[str, str]:
     """SHA-256 of the whole file and of the data set alone."""
     whole = hashlib.sha256(head)
     whole.update(dataset)

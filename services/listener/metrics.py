@@ -40,6 +40,9 @@ MIXED_PATIENTS = Counter(
 PUBLISH_RETRIES = Counter(
     "similis_listener_publish_retries_total", "Tries to publish a study that failed and will be repeated.", ["reason"]
 )
+WATCH_FAILURES = Counter(
+    "similis_listener_watch_failures_total", "Looks for due studies and free space that failed and will be repeated."
+)
 
 # Journal
 JOURNAL_BYTES = Gauge("similis_listener_journal_bytes", "Bytes of objects waiting in the journal.")

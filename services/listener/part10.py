@@ -44,8 +44,8 @@ def encode_file_head(*, sop_class_uid: str, sop_instance_uid: str, meta: FileMet
     return _HEAD + struct.pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(group)) + group
 
 
-def split_file(file: bytes) -> tuple[FileMeta, bytes]:
-    """The file meta and the data set of a file that `encode_file_head` began.
+def split_file(file: bytes) -> tuple[FileMeta, memoryview]:
+    """The file meta and the data set, a view of `file`, of a file that `encode_file_head` began.
 
     Raises:
         RefusedObjectError: it is no such file.
@@ -56,7 +56,7 @@ def split_file(file: bytes) -> tuple[FileMeta, bytes]:
     wanted = (_TRANSFER_SYNTAX_UID, _SENDING_AE_TITLE)
     found = elements.walk(file[144:end], _EXPLICIT_VR_LITTLE_ENDIAN, wanted, max_bytes=end)
     transfer_syntax_uid, sending = (found.get(tag, b"").decode("latin-1").strip(" \0") for tag in wanted)
-    return FileMeta(transfer_syntax_uid, sending), file[end:]
+    return FileMeta(transfer_syntax_uid, sending), memoryview(file)[end:]
 
 
 def _short(element: int, vr: bytes, value: str) -> bytes:

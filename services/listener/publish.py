@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeVar
 
 from services.listener import metrics
 from services.listener.journal import Journal, JournalObject
@@ -18,6 +19,9 @@ from shared.manifest import InstanceEntry, SeriesEntry, StudyManifest
 from shared.topics import STUDY_RECEIVED
 
 log = logging.getLogger(__name__)
+
+A = TypeVar("A")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +44,11 @@ class PublishStudy:
             TransientError: the archive or the broker is away; try again.
             OSError: the journal could not be read or written; try again.
         """
-        manifest = await asyncio.to_thread(self._archive, study)
+        manifest = await _in_thread(self._archive, study)
         if manifest is None:
             return None
         await self.publisher.publish(STUDY_RECEIVED.name, announce(manifest))
-        await asyncio.to_thread(self._finish, manifest)
+        await _in_thread(self._finish, manifest)
         return manifest
 
     def _archive(self, study: str) -> StudyManifest | None:
@@ -76,6 +80,16 @@ class PublishStudy:
         if manifest.mixed_patients:
             metrics.MIXED_PATIENTS.inc()
             log.warning("study %s: its objects name different patients", study)
+
+
+async def _in_thread(call: Callable[[A], T], argument: A) -> T:
+    """`call` in a thread. When cancelled it ends no sooner than the thread: the journal may be closed after it."""
+    work = asyncio.ensure_future(asyncio.to_thread(call, argument))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.gather(work, return_exceptions=True)
+        raise
 
 
 def build_manifest(

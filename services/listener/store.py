@@ -98,7 +98,7 @@ def load_object(file: bytes, pseudonyms: Pseudonyms, *, max_object_bytes: int) -
     return _journal_object(header, meta, file[: len(file) - len(dataset)], dataset)
 
 
-def _journal_object(header: ObjectHeader, meta: FileMeta, head: bytes, dataset: bytes) -> JournalObject:
+def _journal_object(header: ObjectHeader, meta: FileMeta, head: bytes, dataset: bytes | memoryview) -> JournalObject:
     sha256, dataset_sha256 = hashes(head, dataset)
     return JournalObject(
         header=header,

@@ -96,7 +96,7 @@ def build_parts(
     return Parts(
         settings=query,
         archive=archive,
-        catalogue=Catalogue(archive, query.catalogue_max_age_s),
+        catalogue=Catalogue(archive, query.catalogue_max_age_s, query.catalogue_recheck_s),
         encoder=encoder,
         find_similar=FindSimilar(index, encoder.id, query.search_frames_max),
         pictures=Pictures(archive, PictureCache(query.picture_cache_bytes), limits, query.picture_max_px),

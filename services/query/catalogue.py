@@ -1,7 +1,9 @@
 """What the archive says about studies: manifests, diagnoses and maps, kept in memory.
 
 The list is read anew when it is older than a setting allows. A refresh lists keys and reads only the
-documents of studies whose keys changed, so thousands of studies cost one walk over three folders.
+documents of studies whose keys changed, or that were last read longer than another setting ago: a document
+may be overwritten under its key, by a diagnosis of another model. So thousands of
+studies cost one walk over three folders.
 One study asked for by its UID is always read from the archive itself, so it is never stale.
 """
 
@@ -102,8 +104,9 @@ class Catalogue:
 
     archive: Archive
     max_age_s: float
+    recheck_s: float = 30.0
     clock: Callable[[], float] = time.monotonic
-    _records: dict[str, tuple[StudyKeys, StudyRecord]] = field(default_factory=dict)
+    _records: dict[str, tuple[StudyKeys, StudyRecord, float]] = field(default_factory=dict)
     _ordered: tuple[StudyRecord, ...] = ()
     _read_at: float | None = None
     _took_s: float = 0.0
@@ -150,16 +153,16 @@ class Catalogue:
         started = self.clock()
         folders = ("manifests", "diagnoses", "explanations")
         found = _keys_by_study(key for folder in folders for key in self.archive.list(folder))
-        records: dict[str, tuple[StudyKeys, StudyRecord]] = {}
+        records: dict[str, tuple[StudyKeys, StudyRecord, float]] = {}
         for uid, keys in found.items():
             known = self._records.get(uid)
-            if known is not None and known[0] == keys:
+            if known is not None and known[0] == keys and started - known[2] <= self.recheck_s:
                 records[uid] = known
             elif (file := self._read(uid, keys)) is not None:
-                records[uid] = keys, file.record
+                records[uid] = keys, file.record, started
         self._records = records
         self._ordered = tuple(
-            sorted((record for _, record in records.values()), key=lambda record: record.order, reverse=True)
+            sorted((record for _, record, _ in records.values()), key=lambda record: record.order, reverse=True)
         )
         self._took_s = self.clock() - started
         self._read_at = self.clock()
@@ -182,6 +185,7 @@ class Catalogue:
             for at, task in sorted(keys.explained)
             if at == judged
             and (explained := self._document(explanation_key(uid, at, task, EXPLAINED), StudyExplained)) is not None
+            and any(_explains(explained, diagnosis) for diagnosis in diagnoses)
         )
         record = _record(manifest, diagnoses, sum(len(explained.maps) for explained in explanations))
         return StudyFile(record, manifest, explanations)
@@ -196,6 +200,16 @@ class Catalogue:
             metrics.UNREADABLE.inc()
             log.warning("%s is not a %s: %d errors", key, model.__name__, error.error_count())
             return None
+
+
+def _explains(explained: StudyExplained, diagnosis: StudyDiagnosed) -> bool:
+    """Whether the maps are of this very diagnosis: an older model's may still lie beside it."""
+    return (explained.task, explained.label, explained.head_id, explained.backbone_id) == (
+        diagnosis.task,
+        diagnosis.label,
+        diagnosis.head_id,
+        diagnosis.backbone_id,
+    )
 
 
 def _keys_by_study(keys: Iterable[str]) -> Mapping[str, StudyKeys]:

@@ -22,6 +22,7 @@ DESCRIPTION: Final = (
     "Every error is an RFC 9457 problem document whose `type` is stable."
 )
 PROBLEM_STATUSES: Final = {
+    421: "The Host header names none of the allowed hosts.",
     404: "Unknown study, instance, frame, map or route.",
     413: "The body is too large.",
     415: "The upload is no DICOM, PNG or JPEG image.",
@@ -63,6 +64,7 @@ def build_app(settings: QuerySection, health: Health) -> FastAPI:
     app.add_middleware(
         middleware.BodyLimit, body_max_bytes=settings.body_max_bytes, upload_max_bytes=settings.upload_max_bytes
     )
+    app.add_middleware(middleware.AllowedHosts, allowed=middleware.allowed_hosts(settings.host, settings.allowed_hosts))
     app.add_middleware(middleware.SecurityHeaders)
     app.add_middleware(middleware.RequestMetrics)
     _complete_openapi(app)

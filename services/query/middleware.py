@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import time
+from collections.abc import Sequence
+from ipaddress import ip_address
 from typing import Final
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.query import metrics
-from services.query.problems import Problem
+from services.query.problems import Problem, problem_answer
 from services.query.security import SECURITY_HEADERS
 
+log = logging.getLogger(__name__)
+
+_HOST: Final = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[^\[\]:/@]+))(?::[0-9]{1,5})?")
 _ENCODED: Final = [(name.encode("ascii"), value.encode("ascii")) for name, value in SECURITY_HEADERS]
 UPLOAD_PATH: Final = "/v1/search/upload"
 # Multipart boundaries and part headers come on top of the file.
@@ -48,6 +56,43 @@ class BodyLimit:
             return message
 
         await self._app(scope, counted, send)
+
+
+def allowed_hosts(bound: str, named: Sequence[str]) -> frozenset[str]:
+    """The hosts that requests may name. Without any set: the loopback's, or all where others can reach the service."""
+    if named:
+        return frozenset(host.strip("[]").lower() for host in named)
+    try:
+        is_loopback = bound == "localhost" or ip_address(bound).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        log.warning("any Host is answered, since the address is no loopback: set SIMILIS_QUERY__ALLOWED_HOSTS")
+        return frozenset({"*"})
+    return frozenset({"localhost", "127.0.0.1", "::1", bound.lower()})
+
+
+class AllowedHosts:
+    """Refuses a request for another host: a page under a rebound DNS name must not read from this service."""
+
+    def __init__(self, app: ASGIApp, *, allowed: frozenset[str]) -> None:
+        self._app = app
+        self._allowed = allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and "*" not in self._allowed and not self._is_allowed(scope):
+            problem = Problem(421, "unknown-host", "This service does not answer for the host that was asked for.")
+            await problem_answer(Request(scope), problem)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _is_allowed(self, scope: Scope) -> bool:
+        named = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"host"]
+        if len(named) != 1:
+            return False
+        found = _HOST.fullmatch(named[0])
+        return found is not None and (found["v6"] or found["name"]) in self._allowed
 
 
 class SecurityHeaders:

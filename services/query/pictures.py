@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import threading
 from collections import OrderedDict
@@ -93,6 +94,7 @@ class Pictures:
 
         Raises:
             ArchiveObjectMissingError, NotAnImageError, UndecodablePixelsError: there is no such picture.
+            ArchiveObjectCorruptError: the bytes are not those that were received.
         """
         longest = min(size_px or self.max_px, self.max_px)
         key = ("frame", instance.archive_key, instance.sha256, frame_number, longest)
@@ -111,6 +113,8 @@ class Pictures:
 
     def _decode(self, instance: InstanceEntry, frame_number: int) -> Frame:
         data = self.archive.get(instance.archive_key)
+        if hashlib.sha256(data).hexdigest() != instance.sha256:
+            raise ArchiveObjectCorruptError(f"{instance.archive_key} does not have the sha256 of its manifest")
         return read_frames(data, frame_numbers=[frame_number], limits=self.limits)[0]
 
     def _layer(self, saliency: ExplanationMap) -> bytes:

@@ -99,7 +99,7 @@ _PIPELINE: Final[tuple[tuple[type[SimilisError], int, str], ...]] = (
     (UndecodablePixelsError, 422, "undecodable-pixels"),
     (InvalidVectorError, 422, "invalid-vector"),
     (ArchiveObjectMissingError, 404, "not-archived"),
-    (ArchiveObjectCorruptError, 422, "undecodable-pixels"),
+    (ArchiveObjectCorruptError, 500, "archive-object-corrupt"),
     (IndexUnavailableError, 503, "index-unavailable"),
     (ArchiveUnavailableError, 503, "archive-unavailable"),
 )
@@ -107,6 +107,7 @@ _PIPELINE: Final[tuple[tuple[type[SimilisError], int, str], ...]] = (
 _OUTAGE: Final = {
     "index-unavailable": "The vector index does not answer just now. Browsing still works; try the search again.",
     "archive-unavailable": "The archive cannot be read just now.",
+    "archive-object-corrupt": "What the archive holds is not what was archived; it is not shown.",
     "not-archived": "The archive does not hold this object.",
 }
 
@@ -153,6 +154,11 @@ def install(app: FastAPI, *, retry_after_s: int) -> None:
     app.add_exception_handler(RequestValidationError, on_validation)
     app.add_exception_handler(SimilisError, on_pipeline)
     app.add_exception_handler(Exception, on_anything)
+
+
+def problem_answer(request: Request, problem: Problem) -> JSONResponse:
+    """A problem's answer, for middleware outside of the exception handlers."""
+    return _answer(request, problem.status_code, problem.kind, str(problem.detail))
 
 
 def _answer(

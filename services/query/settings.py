@@ -11,6 +11,11 @@ class QuerySection(Section):
     """The HTTP side: what it binds, what it lets in, how much it does at once."""
 
     host: str = Field("127.0.0.1", description="Address of the API and the page.")
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="Host names that requests may name (JSON list); others get 421. Unset: localhost, 127.0.0.1, "
+        "::1 and the bound host, or any (`*`) where the bound address is not a loopback address.",
+    )
     port: NonNegativeInt = Field(8080, description="Port of the API and the page; 0: any free one.")
     upload_max_bytes: PositiveInt = Field(50_000_000, description="Largest upload; a larger one is answered with 413.")
     upload_max_decoded_bytes: PositiveInt = Field(
@@ -36,6 +41,9 @@ class QuerySection(Section):
     )
     catalogue_max_age_s: NonNegativeFloat = Field(
         2.0, description="The list of studies is read anew from the archive when it is older than this."
+    )
+    catalogue_recheck_s: NonNegativeFloat = Field(
+        30.0, description="A listed study's documents are read again after this, even if no key of it changed."
     )
     queue_timeout_s: PositiveFloat = Field(
         20.0, description="Longest a request waits for a free worker before it is answered with 503."

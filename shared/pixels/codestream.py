@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from shared.errors import UndecodablePixelsError
+
 _J2K_START: Final = b"\xff\x4f\xff\x51"  # SOC, SIZ: ISO/IEC 15444-1 section A.5.1; also of HTJ2K
 _JP2_SIGNATURE: Final = b"\x00\x00\x00\x0cjP  "  # ISO/IEC 15444-1 section I.5.1
 _JPEG_START: Final = b"\xff\xd8"
@@ -16,7 +18,7 @@ def codestream_size(encoded: bytes) -> tuple[int, int] | None:
     """(rows, columns) of a JPEG, JPEG-LS, JPEG 2000 or HTJ2K code stream; None if it is none or names no size.
 
     Raises:
-        ValueError: the boxes around a JPEG 2000 code stream lead nowhere.
+        UndecodablePixelsError: the boxes around a JPEG 2000 code stream lead nowhere.
     """
     if encoded.startswith(_JPEG_START):
         return _jpeg_size(encoded)
@@ -36,7 +38,7 @@ def _after_boxes(encoded: bytes) -> int:
         if kind == b"jp2c":
             return at + 8
         if length < 8:
-            raise ValueError(f"a JP2 box of length {length}")
+            raise UndecodablePixelsError(f"a JP2 box of length {length}")
         at += length
     return at
 

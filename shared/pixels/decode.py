@@ -18,11 +18,28 @@ from shared.errors import UndecodablePixelsError
 from shared.pixels.codestream import codestream_size
 from shared.pixels.frame import Frame
 from shared.pixels.grey import FrameAttributes, display_values
-from shared.pixels.header import guarded, number_of_frames, parse, transfer_syntax
+from shared.pixels.header import guarded, number_of_frames, parse, registered_name, transfer_syntax
 from shared.pixels.limits import PixelLimits
 
 # The decoders give RGB for the last two (PS3.3 section C.7.6.3.1.2): the transform is JPEG 2000's own.
 _RGB = ("RGB", "YBR_RCT", "YBR_ICT")
+# Only these may be named in an error: any other text in the element may be anything. PS3.3 section C.7.6.3.1.2.
+_KNOWN_PHOTOMETRIC = frozenset(
+    (
+        *_RGB,
+        "MONOCHROME1",
+        "MONOCHROME2",
+        "PALETTE COLOR",
+        "HSV",
+        "ARGB",
+        "CMYK",
+        "XYB",
+        "YBR_FULL",
+        "YBR_FULL_422",
+        "YBR_PARTIAL_422",
+        "YBR_PARTIAL_420",
+    )
+)
 
 
 def read_frames(data: bytes, *, frame_numbers: Sequence[int] | None = None, limits: PixelLimits) -> list[Frame]:
@@ -51,7 +68,7 @@ def iter_frames(data: bytes, *, frame_numbers: Sequence[int] | None = None, limi
         _check_limits(dataset, len(wanted), limits)
     for number in wanted:
         # Not around the yield: the caller's code must not run under the guard.
-        with guarded(f"{syntax.name}, frame {number}"):
+        with guarded(f"{_name(syntax)}, frame {number}"):
             _check_codestream(dataset, syntax, number, limits)
             frame = _decode(dataset, syntax, number)
         yield frame
@@ -85,8 +102,8 @@ def _check_codestream(dataset: Dataset, syntax: UID, number: int, limits: PixelL
     limits.check(rows=size[0], columns=size[1], bytes_per_pixel=4 * int(dataset.get("SamplesPerPixel") or 1))
     if size != (dataset.Rows, dataset.Columns):
         raise UndecodablePixelsError(
-            f"{syntax.name}, frame {number}: the compressed image is {size[0]} x {size[1]}, "
-            f"the data set says {dataset.Rows} x {dataset.Columns}"
+            f"{_name(syntax)}, frame {number}: the compressed image is {size[0]} x {size[1]}, "
+            f"the data set says {int(dataset.Rows)} x {int(dataset.Columns)}"
         )
 
 
@@ -101,8 +118,13 @@ def _decode(dataset: Dataset, syntax: UID, number: int) -> Frame:
     elif photometric in _RGB:
         shown = _scaled(pixels, int(dataset.BitsStored))
     else:
-        raise UndecodablePixelsError(f"{syntax.name}, frame {number}: {photometric} is not supported")
+        named = photometric if photometric in _KNOWN_PHOTOMETRIC else "this photometric interpretation"
+        raise UndecodablePixelsError(f"{_name(syntax)}, frame {number}: {named} is not supported")
     return Frame(shown, number, _pixel_aspect(attributes))
+
+
+def _name(syntax: UID) -> str:
+    return registered_name(syntax, "an unknown transfer syntax")
 
 
 def _scaled(pixels: NDArray[Any], bits: int) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 from pydicom import Dataset, dcmread
+from pydicom._uid_dict import UID_dictionary
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -79,7 +80,8 @@ def guarded(what: str) -> Iterator[None]:
     """Work on a data set: pydicom's warnings about odd but readable values are left out, failures become one of ours.
 
     Raises:
-        UndecodablePixelsError: anything but one of our own errors was raised; the message starts with `what`.
+        UndecodablePixelsError: anything but one of our own errors was raised; the message is `what` and the
+            class of what was raised. Its text is left out, and not chained: libraries quote elements' values in it.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -88,13 +90,13 @@ def guarded(what: str) -> Iterator[None]:
         except PermanentError:
             raise
         # pydicom and its decoders raise nearly every built-in exception on damaged input.
-        except Exception as error:
-            raise UndecodablePixelsError(f"{what}: {type(error).__name__}: {error}") from error
+        except Exception as error:  # noqa: BLE001
+            raise UndecodablePixelsError(f"{what}: {type(error).__name__}") from None
         # A panic in a decoder written in Rust (RLE) is no Exception, and its class cannot be imported.
         except BaseException as error:
             if type(error).__name__ != "PanicException":
                 raise
-            raise UndecodablePixelsError(f"{what}: the decoder failed: {error}") from error
+            raise UndecodablePixelsError(f"{what}: the decoder failed") from None
 
 
 def number_of_frames(dataset: Dataset) -> int:
@@ -111,6 +113,12 @@ def transfer_syntax(dataset: Dataset) -> UID:
     if is_implicit:
         return ImplicitVRLittleEndian
     return ExplicitVRLittleEndian if is_little_endian else ExplicitVRBigEndian
+
+
+def registered_name(uid: object, otherwise: str) -> str:
+    """A UID's name in PS3.6 table A-1; `otherwise` for any other text, which may be anything."""
+    entry = UID_dictionary.get(str(uid))
+    return entry[0] if entry else otherwise
 
 
 def _read(data: bytes, limits: PixelLimits) -> Dataset:
@@ -131,7 +139,7 @@ def _read(data: bytes, limits: PixelLimits) -> Dataset:
 def _check_is_image(dataset: Dataset) -> None:
     if any(keyword in dataset for keyword in PIXEL_KEYWORDS):
         return
-    sop_class = UID(str(dataset.get("SOPClassUID", ""))).name or "unknown"
+    sop_class = registered_name(dataset.get("SOPClassUID"), "an object of an unknown SOP class")
     if "Rows" in dataset and "Columns" in dataset:
         raise UndecodablePixelsError(f"{sop_class}: the pixel data is missing; the object may be truncated")
     raise NotAnImageError(f"{sop_class} holds no pixels")

@@ -36,10 +36,10 @@ def read_image(data: bytes, *, limits: PixelLimits) -> Frame:
         except UnidentifiedImageError as error:
             raise NotAnImageError("neither a PNG nor a JPEG file") from error
         except Image.DecompressionBombError as error:
-            raise OversizedPixelsError(str(error)) from error
+            raise OversizedPixelsError("the picture has too many pixels") from error
         # Pillow's format plugins raise these on damaged files.
         except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError) as error:
-            raise UndecodablePixelsError(f"{type(error).__name__}: {error}") from error
+            raise UndecodablePixelsError(f"the picture is damaged: {type(error).__name__}") from None
 
 
 def _values(image: Image.Image) -> NDArray[np.float32]:

@@ -17,7 +17,8 @@ class Features:
     """What the backbone makes of N frames, after its last LayerNorm.
 
     The maximum over the patches of a middle block keeps a small lesion that a mean dilutes and that the last
-    blocks forget: on the brain phantom it lifts a study's accuracy from .68 to .81.
+    blocks forget: on the brain phantom it lifts a study's accuracy from .68 to .81
+    (47 studies).
 
     Attributes:
         cls: (N, D) class token.

@@ -178,6 +178,11 @@ class Running:
             self._error = error
             self._ready.set()
 
+    @property
+    def error(self) -> BaseException | None:
+        """What ended it before its time."""
+        return self._error
+
     def stop(self) -> None:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,8 @@ from listener_harness import MR, Running, Sender, associate, make_sample, wait_f
 from prometheus_client import REGISTRY
 from pydicom.uid import generate_uid
 
+from services.listener.completion import Completion
+from services.listener.journal import Journal
 from services.listener.open_studies import OpenStudies
 from services.listener.ports import MemoryPublisher
 
@@ -193,6 +196,39 @@ def test_many_associations_with_one_study_make_one_revision(start_listener: Call
     manifest = listener.manifest("1.2.5")
     assert len(list(manifest.instances())) == 24
     assert [event.revision for _, event in listener.publisher.events] == [1]
+
+
+def test_a_disk_that_cannot_be_asked_for_its_space_stops_no_publishing(
+    start_listener: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Journal) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Journal, "free_bytes", fail)
+    listener = start_listener()
+    before = watch_failures()
+    wait_for(lambda: watch_failures() >= before + 2)
+    sample = make_sample()
+    with listener.send() as sender:
+        assert sender.store(sample).Status == 0x0000
+    listener.manifest(sample.study)
+
+
+def test_the_death_of_the_completion_task_ends_the_listener(
+    start_listener: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def die(_: Completion) -> None:
+        await asyncio.sleep(0.2)
+        raise RuntimeError("dead")
+
+    monkeypatch.setattr(Completion, "run", die)
+    listener = start_listener()
+    wait_for(lambda: listener.error is not None)
+    assert isinstance(listener.error, RuntimeError)
+
+
+def watch_failures() -> float:
+    return REGISTRY.get_sample_value("similis_listener_watch_failures_total") or 0.0
 
 
 def retries(reason: str) -> float:

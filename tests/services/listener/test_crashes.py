@@ -83,6 +83,10 @@ class Life:
         )
         return self._store(request).status
 
+    def die(self) -> None:
+        """What the kernel does at a process's end: let go of the journal."""
+        self.journal.close()
+
     def close(self) -> None:
         async def until_done() -> None:
             while await self.publish(STUDY) is not None:
@@ -127,12 +131,14 @@ def test_a_store_that_dies_anywhere_leaves_a_whole_object_or_none(disk: Disk, tm
     points = 0
     for _ in crash_points(disk, start, lambda: life.store(sample)):  # type: ignore[union-attr]
         points += 1
+        life.die()  # type: ignore[union-attr]
         again = Life(folder, publisher)
         files = [path for path in (folder / "journal/incoming").rglob("*") if path.is_file()]
         assert [path.name for path in files] in ([], [f"{sample.sop}.dcm"])
         assert again.store(sample) == 0x0000
         (path,) = [path for path in (folder / "journal/incoming").rglob("*") if path.is_file()]
         assert path.read_bytes().endswith(sample.dataset)
+        again.die()
     assert points >= 6
 
 
@@ -155,12 +161,14 @@ def test_publishing_that_dies_anywhere_ends_in_the_same_revisions(disk: Disk, tm
     points = 0
     for point in crash_points(disk, start, lambda: life.close()):  # type: ignore[union-attr]
         points += 1
+        life.die()  # type: ignore[union-attr]
         again = Life(folder, publisher)
         sent = [*first, more] if late else first
         for sample in sent:  # the sender repeats all it has
             assert again.store(sample) == 0x0000
         again.close()
         check(folder, publisher, sent, point)
+        again.die()
     assert points >= 15
 
 

@@ -80,6 +80,29 @@ def test_free_text_in_a_code_is_dropped() -> None:
     assert (header.modality, header.body_part, header.sex) == ("OT", None, None)
 
 
+@pytest.mark.parametrize("value", ["DOE JANE", "DOE", "JANE_DOE", "DOEJANE", "SMITH 1970"])
+def test_a_name_that_looks_like_a_code_is_dropped(value: str) -> None:
+    header = header_of(dataset(Modality=value, BodyPartExamined=value))
+    assert (header.modality, header.body_part) == ("OT", None)
+
+
+@pytest.mark.filterwarnings("ignore:.*nvalid value")
+@pytest.mark.parametrize(
+    ("sent", "kept"), [("CT", "CT"), ("ct", "CT"), (["MR", "DOE"], "MR"), ("DF", "DF"), ("M3D", "M3D"), ("C T", "OT")]
+)
+def test_modalities_are_defined_terms(sent: object, kept: str) -> None:
+    assert header_of(dataset(Modality=sent)).modality == kept
+
+
+@pytest.mark.filterwarnings("ignore:.*nvalid value")
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [("CHEST", "CHEST"), ("WHOLE BODY", "WHOLEBODY"), ("C_SPINE", "CSPINE"), ("knee", "KNEE"), ("DOE CHEST", None)],
+)
+def test_body_parts_are_defined_terms(sent: str, kept: str | None) -> None:
+    assert header_of(dataset(BodyPartExamined=sent)).body_part == kept
+
+
 @pytest.mark.filterwarnings("ignore:.*nvalid value")
 @pytest.mark.parametrize(("sent", "kept"), [("2025.03.10", "20250310"), ("20251399", None), ("", None), ("2025", None)])
 def test_study_dates_are_dates_or_nothing(sent: str, kept: str | None) -> None:
@@ -104,7 +127,8 @@ def test_a_file_reads_back_as_it_was_written(calling: str) -> None:
     body = encode(dataset())
     meta = FileMeta(ExplicitVRLittleEndian, calling)
     head = encode_file_head(sop_class_uid=MR, sop_instance_uid="1.2.3.4", meta=meta, receiving_ae_title="SIMILIS")
-    assert split_file(head + body) == (meta, body)
+    read, view = split_file(head + body)
+    assert (read, bytes(view)) == (meta, body)
     ds = dcmread(BytesIO(head + body))
     assert ds.file_meta.MediaStorageSOPClassUID == MR
     assert ds.file_meta.ReceivingApplicationEntityTitle == "SIMILIS"

@@ -85,6 +85,24 @@ def test_without_a_broker_it_is_ready_receives_and_ends_on_sigterm(tmp_path: Pat
         process.communicate()
 
 
+def test_it_ends_with_an_error_when_publishing_ends(tmp_path: Path) -> None:
+    code = """
+from services.listener.app import main
+from services.listener.completion import Completion
+
+async def die(self):
+    raise RuntimeError("dead")
+
+Completion.run = die
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(tmp_path), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert "publishing has ended" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

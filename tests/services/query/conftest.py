@@ -56,4 +56,4 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 def client_of(app: FastAPI) -> httpx.AsyncClient:
     # A fault must answer as it does behind a real server, not raise into the test.
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://similis.test")
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost")

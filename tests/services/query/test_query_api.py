@@ -538,4 +538,4 @@ async def test_a_map_that_hardly_varies_stays_pale(empty: Seed):
         empty.archive.put(key, b'{"notice": "research use only"}')
         async with client_of(ready_app(empty)) as fresh:
             broken = await fresh.get(f"/v1/studies/{study.uid}/explanations/{TASK}/{study.map_name}.png?layer=map")
-        is_problem(broken, 422, "undecodable-pixels")
+        is_problem(broken, 500, "archive-object-corrupt")

@@ -1,0 +1,63 @@
+# The few verbs. `make demo` and `make test` need only Python 3.11 and make; the rest is fetched.
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+UV := .uv/bin/uv
+export UV_PYTHON_DOWNLOADS := never
+export UV_PROJECT_ENVIRONMENT := .venv
+
+.PHONY: help demo test check format test-extras schemas clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo          start everything, push about 24 studies, show the results (ARGS='--exit --json out.json')"
+	@echo "make test          set up and run all tests (ARGS='-k listener')"
+	@echo "make check         format, lint, types, import contracts, schemas"
+	@echo "make test-extras   install each service's extra alone and run its tests"
+	@echo "make schemas       write schemas and generated documents from the code"
+
+$(UV):
+	@echo "Installing uv $(UV_VERSION) into .uv"
+	@$(PYTHON) -m venv .uv
+	@.uv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"
+
+# What `similis` needs to run; the tools for tests stay if they are there.
+.venv/runtime: $(UV) uv.lock pyproject.toml
+	$(UV) sync --locked --all-extras --no-dev --inexact --python $(PYTHON)
+	@touch $@
+
+.venv/development: $(UV) uv.lock pyproject.toml
+	$(UV) sync --locked --all-extras --python $(PYTHON)
+	@touch .venv/runtime $@
+
+demo: .venv/runtime
+	.venv/bin/similis demo $(ARGS)
+
+test: .venv/development
+	.venv/bin/python -m pytest $(ARGS)
+
+check: .venv/development
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	.venv/bin/similis schemas check
+
+format: .venv/development
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+test-extras: $(UV)
+	@for extra in listener embedder explainer query; do \
+		echo "== the $$extra extra alone"; \
+		export UV_PROJECT_ENVIRONMENT=build/env-$$extra; \
+		$(UV) sync --locked --quiet --no-default-groups --group test --extra $$extra --python $(PYTHON) || exit 1; \
+		build/env-$$extra/bin/python -m pytest -q tests/services/$$extra || exit 1; \
+	done
+	@! build/env-listener/bin/python -c "import torch" 2>/dev/null || { echo "the listener's environment has torch"; exit 1; }
+
+schemas: .venv/development
+	.venv/bin/similis schemas export
+
+# What was built; never data.
+clean:
+	rm -rf .venv .uv build

@@ -1,0 +1,1 @@
+"""Training: brain phantoms, the brain-mr head and its model card. Research use only."""

@@ -1,0 +1,231 @@
+"""From a DICOM push to a diagnosis on a topic, a vector, a map and a similarity answer. All parts real."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from services.training.dicom_writer import PhantomStudy
+from tests.e2e.support import Subscriber, System, dataset_bytes, dcmtk, frames_indexed
+
+pytestmark = [pytest.mark.e2e, pytest.mark.kafka, pytest.mark.timeout(600)]
+
+PYDICOM_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
+
+
+def push(program: list[str], peer: tuple[str, str, str], files: list[Path], report: Path | None = None) -> str:
+    aec, host, port = peer
+    names = [str(file) for file in files]
+    command = [*program, "-v", "-aec", aec, host, port, *names]
+    if report is not None:
+        command = [*program, "-v", "-aec", aec, "+crf", str(report), host, port, *names]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return done.stdout + done.stderr
+
+
+def successes(said: str) -> int:
+    """How many stores a verbose DCMTK sender reports as successful."""
+    return len(re.findall(r"Received Store Response \(Success\)", said))
+
+
+Received = tuple[tuple[str, str, str], Path]
+
+
+@pytest.fixture
+def bit_preserving(tmp_path: Path) -> Iterator[Callable[[str], Received]]:
+    """Starts DCMTK's own receiver, which writes the data set's bytes exactly as they came; `accept` is +xa or +xd."""
+    receivers = []
+
+    def start(accept: str = "+xa") -> Received:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        folder = tmp_path / f"storescp{accept}"
+        folder.mkdir()
+        command = [dcmtk("storescp"), "-od", str(folder), "-B", accept, "+uf", "-fe", ".dcm", str(port)]
+        receivers.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    return ("ANY-SCP", "127.0.0.1", str(port)), folder
+            time.sleep(0.05)
+        raise AssertionError("storescp does not listen")
+
+    yield start
+    for receiver in receivers:
+        receiver.kill()
+        receiver.wait()
+
+
+@pytest.mark.peers
+class TestPhantomsByStorescu:
+    def test_every_success_has_its_object_its_vector_its_event_and_findings_a_map(
+        self,
+        system: System,
+        subscriber: Subscriber,
+        phantoms: list[PhantomStudy],
+        bit_preserving: Callable[[str], Received],
+    ) -> None:
+        files = [image for study in phantoms for image in study.images]
+        said = push([dcmtk("storescu")], system.dicom, files)
+        assert successes(said) == len(files), said
+        studies = {study.study_instance_uid for study in phantoms}
+        diagnoses = subscriber.wait_diagnosed(studies)
+
+        # Its object, as received: what a bit-preserving receiver gets from the same sender.
+        peer, folder = bit_preserving("+xa")
+        said = push([dcmtk("storescu")], peer, files)
+        assert successes(said) == len(files), said
+        archived = system.archived()
+        expected = {str(pydicom.dcmread(file).SOPInstanceUID): file for file in folder.iterdir()}
+        assert len(expected) == len(files)
+        for sop, file in expected.items():
+            assert dataset_bytes(archived[sop]) == dataset_bytes(file)
+
+        for study in phantoms:
+            uid = study.study_instance_uid
+            (event,) = diagnoses[uid]
+            # Its event: one, by the task, for all its frames.
+            assert (event["task"], event["revision"], event["partial"]) == ("brain-mr", 1, False)
+            assert event["frames_embedded"] == len(study.images)
+            assert sum(entry["probability"] for entry in event["classes"]) == pytest.approx(1.0, abs=1e-3)
+            assert event["notice"] == "research use only"
+            # Its vectors: each image has one, and an uploaded image finds itself first.
+            for image in study.images:
+                sop = str(pydicom.dcmread(image, stop_before_pixels=True).SOPInstanceUID)
+                assert frames_indexed(system.http, sop) == 1
+            upload = {"file": ("slice.dcm", study.images[3].read_bytes())}
+            (first, *_) = system.http.post("/v1/search/upload", files=upload).raise_for_status().json()["results"]
+            assert (first["study_instance_uid"], first["score"]) == (uid, pytest.approx(1.0, abs=1e-4))
+
+        # Its neighbours are other patients' studies.
+        body = {"study_instance_uid": phantoms[0].study_instance_uid}
+        hits = system.http.post("/v1/search", json=body).raise_for_status().json()["results"]
+        assert {hit["study_instance_uid"] for hit in hits} >= studies - {phantoms[0].study_instance_uid}
+        assert phantoms[0].study_instance_uid not in {hit["study_instance_uid"] for hit in hits}
+
+        # A map for every finding, signed, of the model's grid, with an overlay to look at.
+        findings = {uid for uid in studies if diagnoses[uid][0]["decision"] == "finding"}
+        assert findings, "no phantom with a lesion was called a finding"
+        subscriber.read(lambda seen: findings <= {v["study_instance_uid"] for t, _, v in seen if "explained" in t})
+        for topic, _, event in subscriber.seen:
+            if topic != "similis.study.explained.v1" or event["study_instance_uid"] not in findings:
+                continue
+            for entry in event["maps"]:
+                saliency = np.load(system.data / "archive" / entry["map_key"])
+                assert saliency.dtype == np.float32
+                assert saliency.ndim == 2
+                assert np.isfinite(saliency).all()
+                assert entry["value_min"] == pytest.approx(float(saliency.min()))
+                assert (system.data / "archive" / entry["overlay_key"]).read_bytes().startswith(b"\x89PNG")
+
+    def test_sending_the_same_again_changes_nothing(
+        self, system: System, subscriber: Subscriber, phantoms: list[PhantomStudy]
+    ) -> None:
+        study = phantoms[0]
+        push([dcmtk("storescu")], system.dicom, list(study.images))
+        subscriber.wait_diagnosed({study.study_instance_uid})
+        manifests = system.data / "archive" / "manifests" / study.study_instance_uid
+        before = {path.name: path.read_bytes() for path in manifests.iterdir()}
+        said = push([dcmtk("storescu")], system.dicom, list(study.images))
+        assert successes(said) == len(study.images), said
+        time.sleep(4.0)  # twice the quiet period: a new revision would be there
+        assert {path.name: path.read_bytes() for path in manifests.iterdir()} == before
+
+    def test_no_identity_leaves_the_archive(
+        self, system: System, subscriber: Subscriber, phantoms: list[PhantomStudy]
+    ) -> None:
+        push([dcmtk("storescu")], system.dicom, [image for study in phantoms for image in study.images])
+        subscriber.wait_diagnosed({study.study_instance_uid for study in phantoms})
+        headers = [pydicom.dcmread(study.images[0], stop_before_pixels=True) for study in phantoms]
+        secrets = {str(value) for header in headers for value in (header.PatientName, header.PatientID)}
+        assert all(len(secret) > 5 for secret in secrets)
+        seen = "\n".join(str(record) for record in subscriber.seen)
+        pages = [system.http.get(f"/v1/studies/{study.study_instance_uid}").text for study in phantoms]
+        pages += [system.http.get("/v1/studies").text, system.http.get("/").text]
+        metrics = [system.http.get(url).text for url in system.endpoints["metrics"].values()]
+        logs = [path.read_text(errors="replace") for path in (system.data / "log").iterdir()]
+        names = [str(path) for path in system.data.rglob("*")]
+        archive = system.data / "archive"
+        documents = [path.read_text() for path in archive.rglob("*.json")]
+        for text in (seen, *pages, *metrics, *logs, "\n".join(names), *documents):
+            for secret in secrets:
+                assert secret not in text
+
+
+@pytest.mark.peers
+class TestRealFilesByDcmsend:
+    def test_every_success_has_its_object_its_vector_and_its_event(
+        self,
+        system: System,
+        subscriber: Subscriber,
+        bit_preserving: Callable[[str], Received],
+        tmp_path: Path,
+    ) -> None:
+        report = tmp_path / "report.txt"
+        program = [dcmtk("dcmsend"), "+sd", "+r", "--no-halt", "--no-uid-checks", "--decompress-never"]
+        push(program, system.dicom, [PYDICOM_FILES], report)
+        accepted = accepted_by(report)
+        assert len(accepted) > 60, report.read_text()
+        studies = {str(pydicom.dcmread(path, stop_before_pixels=True).StudyInstanceUID) for path in accepted.values()}
+        events = read_until_settled(subscriber, studies)
+
+        exact = set()
+        for accept in ("+xa", "+xd"):  # +xa leaves deflated data sets out
+            peer, folder = bit_preserving(accept)
+            push(program, peer, [PYDICOM_FILES], tmp_path / f"again{accept}.txt")
+            exact |= {dataset_bytes(file) for file in folder.iterdir()}
+        archived = system.archived()
+        for sop in accepted:
+            assert dataset_bytes(archived[sop]) in exact, f"{sop} is not archived as it was received"
+
+        skipped = {skip["sop_instance_uid"]: skip["reason"] for event in events.values() for skip in event["skipped"]}
+        dead = {v["study_instance_uid"] for t, _, v in subscriber.seen if t == "similis.study.received.v1.dlq"}
+        embedded = 0
+        for sop, path in accepted.items():
+            study = str(pydicom.dcmread(path, stop_before_pixels=True).StudyInstanceUID)
+            if sop in skipped or study in dead:
+                continue
+            assert frames_indexed(system.http, sop) > 0, f"{path.name} ({sop}) got Success but has no vector"
+            embedded += 1
+        assert embedded > 40
+        # Reports, plans and waveforms were stored, and named as what they are.
+        assert "not-an-image" in skipped.values()
+
+
+def accepted_by(report: Path) -> dict[str, Path]:
+    """SOP Instance UID to the file that was answered with Success, from dcmsend's report."""
+    found = {}
+    for block in report.read_text().split("\n\n"):
+        fields = dict(re.findall(r"^\s*([\w ]+?)\s*: (.*)$", block, re.MULTILINE))
+        if fields.get("DIMSE Status", "").endswith("(Success)"):
+            found[fields["SOP Instance"].split()[0]] = Path(fields["Filename"])
+    return found
+
+
+def read_until_settled(subscriber: Subscriber, studies: set[str]) -> dict[str, dict]:
+    """Read until each study has a diagnosis of its newest revision, or a dead letter that says why not."""
+
+    def newest() -> dict[str, dict]:
+        return {uid: max(events, key=lambda e: e["revision"]) for uid, events in subscriber.diagnoses().items()}
+
+    def settled(seen: list) -> bool:
+        received: dict[str, int] = {}
+        for topic, _, value in seen:
+            if topic == "similis.study.received.v1":
+                uid = value["study_instance_uid"]
+                received[uid] = max(received.get(uid, 0), value["revision"])
+        dead = {v["study_instance_uid"] for t, _, v in seen if t == "similis.study.received.v1.dlq"}
+        done = {uid for uid, event in newest().items() if event["revision"] == received.get(uid)}
+        return studies <= received.keys() and studies <= done | dead
+
+    subscriber.read(settled, timeout_s=400)
+    return newest()
