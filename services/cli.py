@@ -166,7 +166,7 @@ def phantom(
 def train_brain_mr(
     out: Annotated[Path, typer.Option(help="Folder for the head and its model card.")] = Path("shared/tasks/brain-mr"),
     subjects: Annotated[int, typer.Option(min=40, help="Virtual subjects to make.")] = 400,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same head.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same phantoms and an equivalent head.")] = 0,
     contrast: Annotated[float, typer.Option(help="Lesion contrast of the phantoms.")] = 4.0,
     held_out: Annotated[list[Path] | None, typer.Option(help="Skull-stripped T1 NIfTI file to evaluate on.")] = None,
 ) -> None:
