@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Iterator
@@ -232,3 +233,17 @@ def read_until_settled(subscriber: Subscriber, studies: set[str]) -> dict[str, d
 
     subscriber.read(settled, timeout_s=400)
     return newest()
+
+
+def test_the_readme_s_consumer_prints_diagnoses(system: System, subscriber: Subscriber, tmp_path: Path) -> None:
+    subscriber.read(lambda _: bool(subscriber.diagnoses()))
+    (code,) = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
+    endpoints = system.data / "run" / "endpoints.json"
+    assert "demo-data/run/endpoints.json" in code
+    script = tmp_path / "consumer.py"
+    script.write_text(code.replace("demo-data/run/endpoints.json", str(endpoints)))
+    with subprocess.Popen([sys.executable, "-u", str(script)], stdout=subprocess.PIPE, text=True) as consumer:
+        assert consumer.stdout is not None
+        line = consumer.stdout.readline()
+        consumer.kill()
+    assert line.split()[0] in subscriber.diagnoses()
