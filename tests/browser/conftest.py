@@ -72,7 +72,8 @@ def chromium() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
+# Not for the session: Playwright keeps an event loop running in this thread, where later tests want their own.
+@pytest.fixture(scope="module")
 def browser(chromium):
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:

@@ -6,8 +6,9 @@ import re
 import time
 
 import pytest
-from conftest import LightBox, Watch
 from light_box_seed import PATIENT_NAME, not_an_image
+
+from tests.browser.conftest import LightBox, Watch
 
 pytestmark = pytest.mark.browser
 

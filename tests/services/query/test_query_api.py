@@ -7,7 +7,6 @@ import json
 import httpx
 import numpy as np
 import pytest
-from conftest import SETTINGS, client_of, ready_app
 from light_box_seed import CALLING_AE, PATIENT_ID, PATIENT_NAME, ROOT, TASK, Seed, not_an_image, picture, png
 from PIL import Image
 
@@ -15,6 +14,7 @@ from services.query.http import build_app
 from shared.errors import ArchiveUnavailableError, IndexUnavailableError
 from shared.events import Decision
 from shared.health import Health
+from tests.services.query.conftest import SETTINGS, client_of, ready_app
 
 NOTICE = "research use only"
 GLIOMA = 4  # place of the first glioma-like study in the seed

@@ -8,11 +8,12 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from conftest import client_of, ready_app
 from fastapi import FastAPI
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from light_box_seed import Seed, not_an_image, picture, png
+
+from tests.services.query.conftest import client_of, ready_app
 
 FUZZ = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXT = st.text(max_size=40)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import client_of, ready_app
 from light_box_seed import TASK, Seed
 
 from services.query.catalogue import Catalogue
 from services.query.middleware import allowed_hosts
 from shared.events import Decision
+from tests.services.query.conftest import client_of, ready_app
 
 
 @pytest.mark.parametrize(
