@@ -26,8 +26,9 @@ class InstanceEntry(ManifestModel):
     transfer_syntax_uid: Uid
     archive_key: str
     size_bytes: PositiveInt = Field(description="Of the whole file: preamble, file meta and data set.")
-    sha256: Sha256 = Field(description="Of the whole file.")
-    dataset_sha256: Sha256 = Field(description="Of the data set's bytes as received.")
+    sha256: Sha256 = Field(
+        description="Of the whole file. Who sent the data set does not show in it: the same one makes the same file."
+    )
     number_of_frames: NonNegativeInt = Field(description="0 if the object is no image.")
     patient_pseudonym: str
     sex: str | None = Field(default=None, description="M, F or O, as sent.")

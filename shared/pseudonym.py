@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 import secrets
@@ -34,7 +33,7 @@ class Pseudonyms:
     def _hash(self, *parts: str) -> str:
         # The separator cannot occur in DICOM text, so that no two identities read the same.
         message = "\x1f".join(parts).encode("utf-8", errors="surrogatepass")
-        return hmac.new(self._key, message, hashlib.sha256).hexdigest()[:_HEX_DIGITS]
+        return hmac.digest(self._key, message, "sha256").hex()[:_HEX_DIGITS]
 
 
 def load_key(path: Path, *, generate: bool) -> bytes:

@@ -59,7 +59,42 @@ class KafkaSettings(Section):
 class ArchiveSettings(Section):
     """Where pixels, manifests, diagnoses and maps live."""
 
-    url: str = Field("similis-data/archive", description="A folder or a file:// URL.")
+    url: str = Field(
+        "similis-data/archive",
+        description="A folder, a file:// URL, or a bucket: s3://bucket/prefix, gs://bucket/prefix, "
+        "az://container/prefix.",
+    )
+    endpoint: str | None = Field(
+        None, description="With s3://: URL of an S3-compatible server. With az://: of the blob service."
+    )
+    region: str | None = Field(None, description="With s3://: the bucket's region. Unset: AWS_REGION, or us-east-1.")
+    access_key_id: SecretStr | None = Field(
+        None,
+        description="With s3://: the access key's id; with az://: the account's name. Unset: the provider's usual "
+        "environment variables (AWS_*, GOOGLE_*, AZURE_*), or the machine's role.",
+    )
+    secret_access_key: SecretStr | None = Field(None, description="The secret that belongs to `access_key_id`.")
+    session_token: SecretStr | None = Field(None, description="With s3://: the token of temporary credentials.")
+    allow_http: bool = Field(False, description="Permit an http:// endpoint: pixels and names travel unencrypted.")
+    ca_file: Path | None = Field(
+        None, description="PEM file of authorities to trust for the endpoint, beside the system's."
+    )
+    virtual_hosted_style: bool = Field(
+        False, description="With s3://: the endpoint's host already has the bucket's name in it."
+    )
+    connect_timeout_s: PositiveFloat = Field(5.0, description="Longest wait for a connection to the object store.")
+    timeout_s: PositiveFloat = Field(60.0, description="Longest one request may take: one part, or one small object.")
+    retries: NonNegativeInt = Field(5, description="How often a failed request is sent again, with growing pauses.")
+    retry_timeout_s: PositiveFloat = Field(60.0, description="After this long a failed request is not sent again.")
+    part_bytes: int = Field(
+        8 * 1024 * 1024,
+        ge=5 * 1024 * 1024,
+        le=5 * 1024 * 1024 * 1024,
+        description="Larger objects are sent and read in parts of this size. S3 takes no smaller one than 5 MiB.",
+    )
+    upload_concurrency: PositiveInt = Field(
+        4, description="Parts, or small objects of a study, sent at once; memory is this times `part_bytes`."
+    )
 
 
 class QdrantSettings(Section):

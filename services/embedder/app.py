@@ -52,7 +52,7 @@ async def run(settings: EmbedderSettings) -> None:
         loop.add_signal_handler(number, stop.set)
     health = Health(stuck_after_s=settings.embedder.stuck_after_s)
     progress = Progress(health)
-    archive = open_archive(settings.archive.url)
+    archive = open_archive(settings.archive)
     async with (
         monitoring_server(health, settings.monitoring.host, settings.monitoring.port) as url,
         contextlib.AsyncExitStack() as stack,

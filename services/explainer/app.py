@@ -52,7 +52,7 @@ async def run(settings: ExplainerSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     health = Health(stuck_after_s=settings.explainer.stuck_after_s)
-    archive = open_archive(settings.archive.url)
+    archive = open_archive(settings.archive)
     async with monitoring_server(health, settings.monitoring.host, settings.monitoring.port) as url:
         await _explain_until(stop, settings, archive, health, url)
     log.info("stopped")

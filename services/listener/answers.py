@@ -13,6 +13,9 @@ class Outcome(StrEnum):
 
     STORED = "stored"
     DUPLICATE = "duplicate"
+    SET_ASIDE = "set-aside"
+    DROPPED = "dropped"
+    REFUSED = "refused"
     CONFLICT = "conflict"
     MISMATCH = "mismatch"
     MALFORMED = "malformed"
@@ -25,6 +28,10 @@ STATUS: Final = MappingProxyType(
     {
         Outcome.STORED: 0x0000,
         Outcome.DUPLICATE: 0x0000,
+        # Kept durably beside the first object of its UID, for a person to look at.
+        Outcome.SET_ASIDE: 0x0000,
+        Outcome.DROPPED: 0x0000,
+        Outcome.REFUSED: 0x0124,  # not authorized, unless the rule says otherwise
         Outcome.CONFLICT: 0x0111,  # duplicate SOP instance
         Outcome.MISMATCH: 0xA900,  # data set does not match SOP class
         Outcome.MALFORMED: 0xC000,  # cannot understand
@@ -41,11 +48,12 @@ class Answer:
 
     outcome: Outcome
     comment: str = ""
+    rule_status: int | None = None
 
     @property
     def status(self) -> int:
         """The DIMSE status."""
-        return STATUS[self.outcome]
+        return STATUS[self.outcome] if self.rule_status is None else self.rule_status
 
 
 class RefusedObjectError(Exception):

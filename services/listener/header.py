@@ -76,10 +76,18 @@ class ObjectHeader:
     age_band: str | None
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class PatientIdentity:
+    """Whose object it is, for the crosswalk alone. It has no representation that a log could show."""
+
+    issuer: str
+    patient_id: str
+
+
 def read_header(
-    dataset: bytes | memoryview, transfer_syntax_uid: str, pseudonyms: Pseudonyms, *, max_bytes: int
-) -> ObjectHeader:
-    """The header of a data set that was read from its first to its last element.
+    dataset: elements.Source, transfer_syntax_uid: str, pseudonyms: Pseudonyms, *, max_bytes: int
+) -> tuple[ObjectHeader, PatientIdentity]:
+    """The header of a data set that was read from its first to its last element, and the patient it names.
 
     Raises:
         RefusedObjectError: the data set is truncated or malformed, or lacks a usable UID.
@@ -89,7 +97,8 @@ def read_header(
     study = _uid(found, _STUDY_INSTANCE_UID, "Study Instance UID")
     study_date = _date(_text(found, _STUDY_DATE))
     sex = _text(found, _PATIENT_SEX).upper()
-    return ObjectHeader(
+    identity = PatientIdentity(_text(found, _ISSUER_OF_PATIENT_ID), _text(found, _PATIENT_ID))
+    header = ObjectHeader(
         sop_class_uid=_uid(found, _SOP_CLASS_UID, "SOP Class UID"),
         sop_instance_uid=_uid(found, _SOP_INSTANCE_UID, "SOP Instance UID"),
         study_instance_uid=study,
@@ -99,13 +108,12 @@ def read_header(
         study_date=study_date,
         number_of_frames=_frames(found, little=little),
         patient_pseudonym=pseudonyms.of(
-            issuer=_text(found, _ISSUER_OF_PATIENT_ID),
-            patient_id=_text(found, _PATIENT_ID),
-            study_instance_uid=study,
+            issuer=identity.issuer, patient_id=identity.patient_id, study_instance_uid=study
         ),
         sex=sex if sex in ("M", "F", "O") else None,
         age_band=age_band(_text(found, _PATIENT_AGE), _date(_text(found, _PATIENT_BIRTH_DATE)), study_date),
     )
+    return header, identity
 
 
 def age_band(age: str, birth_date: str | None, study_date: str | None) -> str | None:

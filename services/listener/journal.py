@@ -1,48 +1,55 @@
 """The journal: a folder tree that holds every acknowledged object until its study is published.
 
-    incoming/<study>/<sop>.dcm     durable objects that no published revision has
-    incoming/<study>/.part-*       objects being written; swept at start
-    published/<study>.json         the last published revision and its objects' hashes
-    owners/<xx>/<sop> -> <study>   symbolic links: which study a SOP Instance UID belongs to
-    unreadable/<study>/<sop>.dcm   files that were damaged on disk, set aside
-    conflicting/<study>/<sop>.<hash>.dcm   objects unlike the published one of their UID, set aside
-    lock                           locked by the one listener that uses the journal
+    receiving/<n>                            objects being written; swept at start
+    incoming/<study>/<name>                  durable objects that no published revision has
+    published/<study>.json                   the last published revision and its objects' hashes
+    owners/<xx>/<sop> -> <study>             symbolic links: which study published a SOP Instance UID
+    unreadable/<study>/<name>                files that were damaged on disk, set aside
+    conflicting/<study>/<name>               objects unlike the first one of their UID, set aside
+    lock                                     locked by the one listener that uses the journal
 
-All methods block and may be called from any thread.
+An object is written, given its name and then made durable; only then is it acknowledged. The name is
+<SOP Instance UID>.<SHA-256 of the file>.<calling AE title in hexadecimal>.dcm. Where a power cut
+comes in between, the name may stand before the bytes: its hash tells. All methods block and may be
+called from any thread.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
+import itertools
 import logging
 import os
-import shutil
-import tempfile
+import re
 import threading
 import zlib
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
-
-from services.listener import metrics
+from services.listener import fault_points, metrics
 from services.listener.answers import Outcome, RefusedObjectError
 from services.listener.header import ObjectHeader
+from services.listener.mounts import syncs_names_with_files
+from services.listener.owners import Owners
+from services.listener.part import Part
+from services.listener.published import Published, PublishedStudies
 from shared.archive import fsync_folder
 from shared.errors import ConfigurationError
 from shared.ids import is_valid_uid
-from shared.manifest import Sha256
 
 log = logging.getLogger(__name__)
 
 _STRIPES: Final = 256
-_CACHED_STUDIES: Final = 64
-_PART: Final = ".part-"
+_SUFFIX: Final = ".dcm"
+# What is known of more objects than these is read back from their files when it is needed.
+_REMEMBERED_OBJECTS: Final = 100_000
+_NAME: Final = re.compile(r"([0-9.]{1,64})\.([0-9a-f]{64})\.((?:[0-9a-f]{2}){0,16})" + re.escape(_SUFFIX))
+# A CT or MR slice fits in whole.
+_BUFFER_BYTES: Final = 1 << 20
+Conflicts = Literal["refuse", "keep-aside"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,48 +61,61 @@ class JournalObject:
     calling_ae_title: str
     size_bytes: int
     sha256: str
-    dataset_sha256: str
 
 
-class Published(BaseModel):
-    """How far a study has been published."""
+class _Kept(NamedTuple):
+    """What an object's name says."""
 
-    model_config = ConfigDict(frozen=True)
-
-    revision: NonNegativeInt = 0
-    objects: dict[str, Sha256] = {}
-    """SOP Instance UID to the hash of the data set's bytes."""
+    sha256: str
+    calling_ae_title: str
 
 
 class Journal:
     """The tree below `root`, this object's alone until `close` or the process's end.
 
-    `load` reads an object's file back, after a restart.
+    `load` reads an object's file back, given its calling AE title, after a restart; `conflicts` says
+    what becomes of an object unlike the first one of its SOP Instance UID.
 
     Raises:
         ConfigurationError: from the constructor, if another listener uses the tree.
         OSError: from the constructor, if the tree cannot be made.
     """
 
-    def __init__(self, root: Path, *, load: Callable[[bytes], JournalObject], min_free_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        load: Callable[[Path, str], JournalObject],
+        min_free_bytes: int = 0,
+        conflicts: Conflicts = "refuse",
+    ) -> None:
+        self._receiving = root / "receiving"
         self._incoming = root / "incoming"
-        self._published = root / "published"
-        self._owners = root / "owners"
+        self._owners = Owners(root / "owners")
         self._unreadable = root / "unreadable"
         self._conflicting = root / "conflicting"
         self._load = load
         self._min_free_bytes = min_free_bytes
+        self._conflicts = conflicts
         self._lock = threading.Lock()
         self._sop_locks = tuple(threading.Lock() for _ in range(_STRIPES))
+        self._numbers = itertools.count()
+        self._buffers: list[memoryview] = []
+        self._arriving = 0
+        # The durable objects by study and SOP Instance UID, their studies, and what more is known of some of them.
+        self._kept: dict[str, dict[str, _Kept]] = {}
+        self._unpublished: dict[str, str] = {}
         self._objects: dict[str, dict[str, JournalObject]] = {}
-        self._states: OrderedDict[str, Published] = OrderedDict()
+        self._remembered = 0
         self._size_bytes = 0
         with contextlib.ExitStack() as undo:
             self._lock_file: int | None = _lock(root)
             undo.callback(self.close)
-            for folder in (self._incoming, self._published, self._owners):
+            for folder in (self._receiving, self._incoming, root / "published", self._owners.folder):
                 folder.mkdir(exist_ok=True)
             fsync_folder(root)
+            self._published = PublishedStudies(root / "published")
+            self._syncs_names = syncs_names_with_files(root)
             undo.pop_all()
 
     def close(self) -> None:
@@ -106,110 +126,145 @@ class Journal:
 
     def recover(self) -> list[str]:
         """Sweep what a crash left half-written; the studies that still hold objects, in no order."""
+        for unfinished in self._receiving.iterdir():
+            unfinished.unlink()
         studies = []
         for folder in self._incoming.iterdir():
             if not folder.is_dir() or not is_valid_uid(folder.name):
                 continue
-            for temporary in folder.glob(f"{_PART}*"):
-                temporary.unlink()
             kept = _files(folder)
-            for file in kept:
-                self._claim(_sop(file), folder.name)
+            for file, sop, named in kept:
+                self._unpublished[sop] = folder.name
+                self._kept.setdefault(folder.name, {})[sop] = named
+                # Moved but perhaps not yet durable when the crash came; a repeat of it gets Success at once.
+                _fsync_file(file)
+                self._grow(file.stat().st_size)
             if kept:
-                # Written but perhaps not yet durable when the crash came; a repeat of it gets Success at once.
                 fsync_folder(folder)
                 studies.append(folder.name)
             else:
-                folder.rmdir()
-            self._grow(sum(file.stat().st_size for file in kept))
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
         fsync_folder(self._incoming)
-        for temporary in self._published.glob(f"{_PART}*"):
-            temporary.unlink()
+        self._published.recover()
         return studies
 
     def free_bytes(self) -> int:
         """Free bytes of the journal's file system."""
-        return shutil.disk_usage(self._incoming).free
+        status = os.statvfs(self._incoming)
+        return status.f_bavail * status.f_frsize
 
-    def store(self, received: JournalObject, parts: Iterable[bytes]) -> Outcome:
-        """Keep an object, the concatenated `parts`; when this returns it is durable.
-
-        Returns:
-            STORED, or DUPLICATE if the same data set is already kept or published.
+    def check_space(self, size_bytes: int) -> None:
+        """See that `size_bytes` more leave the disk with its reserve.
 
         Raises:
-            RefusedObjectError: CONFLICT, another object has this SOP Instance UID; NO_SPACE.
-            OSError: it could not be written; nothing of it is left.
+            RefusedObjectError: NO_SPACE.
+        """
+        if self._min_free_bytes and self.free_bytes() < self._min_free_bytes + size_bytes:
+            raise RefusedObjectError(Outcome.NO_SPACE, "The listener's disk is nearly full")
+
+    def receive(self, head: bytes) -> Part:
+        """A file for an object that begins to arrive, with `head` before its data set.
+
+        Raises:
+            RefusedObjectError: NO_SPACE.
+            OSError: it cannot be made.
+        """
+        self.check_space(len(head))
+        with self._lock:
+            buffer = self._buffers.pop() if self._buffers else memoryview(bytearray(_BUFFER_BYTES))
+            is_alone = not self._arriving
+            self._arriving += 1
+        try:
+            return Part(self._receiving / str(next(self._numbers)), head, buffer, is_eager=is_alone)
+        except BaseException:
+            self._returned(buffer)
+            raise
+
+    def release(self, part: Part) -> None:
+        """Nothing more comes of `part`: what was not kept is removed. Never raises."""
+        try:
+            part.discard()
+        except OSError as error:
+            log.warning("a temporary file could not be removed: %s", error.strerror)
+        self._returned(part.buffer)
+
+    def _returned(self, buffer: memoryview) -> None:
+        with self._lock:
+            self._buffers.append(buffer)
+            self._arriving -= 1
+
+    def sender_of(self, study: str) -> str:
+        """An AE title that sent objects of this study; empty if there are none."""
+        with self._lock:
+            return next((kept.calling_ae_title for kept in self._kept.get(study, {}).values()), "")
+
+    def keep(self, received: JournalObject, part: Part) -> Outcome:
+        """Keep a received object; when this returns it is durable, or one like it was before.
+
+        Returns:
+            STORED; DUPLICATE if the same data set is already kept or published; SET_ASIDE if it is
+            unlike the first one of its UID and conflicts are kept aside.
+
+        Raises:
+            RefusedObjectError: CONFLICT, another object has this SOP Instance UID.
+            OSError: it could not be made durable; nothing of it is left.
         """
         study, sop = received.header.study_instance_uid, received.header.sop_instance_uid
         with self._sop_locks[zlib.crc32(sop.encode()) % _STRIPES]:
-            owner = self._claim(sop, study)
-            if owner != study:
-                if self._dataset_sha256(owner, sop) is not None:
-                    raise RefusedObjectError(Outcome.CONFLICT, "This SOP Instance UID is part of another study")
-                self._claim(sop, study, instead_of=owner)
-            elif (known := self._dataset_sha256(study, sop)) is not None:
-                if known == received.dataset_sha256:
+            owner = self.study_of(sop)
+            known = self._sha256(owner, sop) if owner is not None else None
+            if known is not None:
+                if owner == study and known == received.sha256:
                     return Outcome.DUPLICATE
-                raise RefusedObjectError(Outcome.CONFLICT, "Another object has this SOP Instance UID already")
-            if self._min_free_bytes and self.free_bytes() < self._min_free_bytes + received.size_bytes:
-                raise RefusedObjectError(Outcome.NO_SPACE, "The listener's disk is nearly full")
-            self._write(study, sop, parts)
+                if self._conflicts == "keep-aside":
+                    return self._keep_aside(received, part)
+                whose = "Another object has this" if owner == study else "An object of another study has this"
+                raise RefusedObjectError(Outcome.CONFLICT, f"{whose} SOP Instance UID")
+            part.keep_as(self._path(received), syncs_name=self._syncs_names)
             with self._lock:
-                self._objects.setdefault(study, {})[sop] = received
+                self._kept.setdefault(study, {})[sop] = _Kept(received.sha256, received.calling_ae_title)
+                self._unpublished[sop] = study
+                self._remember(study, sop, received)
             self._grow(received.size_bytes)
+            fault_points.reach("journal.kept")
             return Outcome.STORED
 
     def objects(self, study: str) -> list[JournalObject]:
         """The study's objects in the journal, by SOP Instance UID; those of an earlier run are read back."""
-        found = []
-        for file in _files(self._incoming / study):
-            sop = _sop(file)
-            with self._lock:
-                known = self._objects.get(study, {}).get(sop)
-            if known is None:
-                known = self._read_back(study, sop)
-            if known is not None:
-                found.append(known)
-        return found
+        with self._lock:
+            kept = sorted(self._kept.get(study, ()))
+        found = (self._object(study, sop) for sop in kept)
+        return [entry for entry in found if entry is not None]
 
     def path(self, entry: JournalObject) -> Path:
         """The file of an object in the journal."""
-        return self._path(entry.header.study_instance_uid, entry.header.sop_instance_uid)
+        return self._path(entry)
 
     def holds(self, study: str) -> bool:
         """Whether the journal has objects of this study."""
-        return bool(_files(self._incoming / study))
+        with self._lock:
+            return bool(self._kept.get(study))
 
     def published(self, study: str) -> Published:
         """How far `study` has been published."""
-        with self._lock:
-            if (state := self._states.get(study)) is not None:
-                self._states.move_to_end(study)
-                return state
-        try:
-            state = Published.model_validate_json((self._published / f"{study}.json").read_bytes())
-        except FileNotFoundError:
-            state = Published()
-        with self._lock:
-            # What was marked since the file was read is newer.
-            if (newer := self._states.get(study)) is not None:
-                return newer
-            self._remember(study, state)
-        return state
+        return self._published.of(study)
 
-    def mark_published(self, study: str, revision: int, objects: Mapping[str, str]) -> None:
-        """Note, durably, that `revision` is published and consists of `objects` (SOP UID to data set hash)."""
-        state = Published(revision=revision, objects=dict(objects))
-        descriptor, name = tempfile.mkstemp(prefix=_PART, dir=self._published)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(state.model_dump_json().encode())
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(name, self._published / f"{study}.json")
-        fsync_folder(self._published)
+    def mark_published(self, study: str, revision: int, objects: dict[str, str]) -> None:
+        """Note, durably, that `revision` is published and consists of `objects` (SOP UID to file hash)."""
+        self._owners.note(study, objects)
+        self._published.mark(study, revision, objects)
+
+    def study_of(self, sop: str) -> str | None:
+        """The study that a SOP Instance UID belongs to, of those received or published here; None if unknown."""
         with self._lock:
-            self._remember(study, state)
+            study = self._unpublished.get(sop)
+        return study or self._owners.of(sop)
+
+    def doubt(self, study: str) -> None:
+        """Read this study's objects back before they are used again; those that are damaged are set aside then."""
+        with self._lock:
+            self._remembered -= len(self._objects.pop(study, ()))
 
     def purge(self, study: str) -> None:
         """Remove the objects that the published revision has; safe to repeat.
@@ -217,71 +272,88 @@ class Journal:
         An object that differs from the published one of its SOP Instance UID is set aside instead.
         """
         published = self.published(study).objects
-        folder = self._incoming / study
-        for file in _files(folder):
-            sop = _sop(file)
+        with self._lock:
+            kept = dict(self._kept.get(study, {}))
+        for sop, named in kept.items():
             if sop not in published:
                 continue
-            with self._lock:
-                known = self._objects.get(study, {}).get(sop)
-            known = known or self._read_back(study, sop)
-            if known is None:
-                continue  # damaged, and set aside
-            if known.dataset_sha256 == published[sop]:
-                size_bytes = file.stat().st_size
-                file.unlink()
-                self._grow(-size_bytes)
+            file = self._file(study, sop, named)
+            if named.sha256 == published[sop]:
+                with contextlib.suppress(FileNotFoundError):
+                    size_bytes = file.stat().st_size
+                    file.unlink()
+                    self._grow(-size_bytes)
             else:
                 log.error("journal: an object of study %s is not the one published as %s; set aside", study, sop)
-                self._set_aside(file, self._conflicting / study / f"{sop}.{known.dataset_sha256}.dcm")
-            with self._lock:
-                self._objects.get(study, {}).pop(sop, None)
+                self._set_aside(file, self._conflicting / study / file.name)
+            self._forget(study, sop)
+            fault_points.reach("publish.purged")
+        with contextlib.suppress(OSError):  # objects that came meanwhile
+            (self._incoming / study).rmdir()
+
+    def _path(self, entry: JournalObject) -> Path:
+        header, named = entry.header, _Kept(entry.sha256, entry.calling_ae_title)
+        return self._file(header.study_instance_uid, header.sop_instance_uid, named)
+
+    def _file(self, study: str, sop: str, named: _Kept) -> Path:
+        sender = named.calling_ae_title.encode("latin-1", errors="replace").hex()
+        return self._incoming / study / f"{sop}.{named.sha256}.{sender}{_SUFFIX}"
+
+    def _remember(self, study: str, sop: str, entry: JournalObject) -> None:
+        """Spare reading an object back; the caller holds the lock."""
+        if self._remembered < _REMEMBERED_OBJECTS:
+            self._objects.setdefault(study, {})[sop] = entry
+            self._remembered += 1
+
+    def _forget(self, study: str, sop: str) -> None:
         with self._lock:
-            if not self._objects.get(study):
-                self._objects.pop(study, None)
-        try:
-            folder.rmdir()
-        except OSError:
-            return  # objects that came meanwhile
-
-    def _path(self, study: str, sop: str) -> Path:
-        return self._incoming / study / f"{sop}.dcm"
-
-    def _remember(self, study: str, state: Published) -> None:
-        """Cache `state`; the caller holds the lock."""
-        self._states[study] = state
-        self._states.move_to_end(study)
-        while len(self._states) > _CACHED_STUDIES:
-            self._states.popitem(last=False)
+            self._unpublished.pop(sop, None)
+            for index in (self._kept, self._objects):
+                of_study = index.get(study, {})
+                if of_study.pop(sop, None) is not None and index is self._objects:
+                    self._remembered -= 1
+                if not of_study:
+                    index.pop(study, None)
 
     def _grow(self, size_bytes: int) -> None:
         with self._lock:
             self._size_bytes += size_bytes
             metrics.JOURNAL_BYTES.set(self._size_bytes)
 
-    def _dataset_sha256(self, study: str, sop: str) -> str | None:
+    def _sha256(self, study: str, sop: str) -> str | None:
         """The hash of the object that has this UID in this study, or None if there is none."""
         with self._lock:
-            known = self._objects.get(study, {}).get(sop)
-        if known is None and self._path(study, sop).exists():
-            known = self._read_back(study, sop)
-        return known.dataset_sha256 if known is not None else self.published(study).objects.get(sop)
+            kept = sop in self._kept.get(study, ())
+        known = self._object(study, sop) if kept else None
+        return known.sha256 if known is not None else self.published(study).objects.get(sop)
 
-    def _read_back(self, study: str, sop: str) -> JournalObject | None:
-        """The object in a file that an earlier run wrote; a damaged file is set aside."""
-        path = self._path(study, sop)
+    def _object(self, study: str, sop: str) -> JournalObject | None:
+        """The object kept under this UID; one of an earlier run is read back, a damaged one is set aside."""
+        with self._lock:
+            known = self._objects.get(study, {}).get(sop)
+            named = self._kept.get(study, {}).get(sop)
+        if known is not None or named is None:
+            return known
+        file = self._file(study, sop, named)
         try:
-            loaded = self._load(path.read_bytes())
+            loaded = self._loaded(file, named)
         except FileNotFoundError:
             return None  # purged meanwhile
         except RefusedObjectError as error:
             log.error("journal: an object of study %s is damaged on disk and was set aside: %s", study, error)  # noqa: TRY400
-            self._set_aside(path, self._unreadable / study / path.name)
+            self._set_aside(file, self._unreadable / study / file.name)
+            self._forget(study, sop)
             metrics.UNREADABLE.inc()
             return None
         with self._lock:
-            if path.exists():
-                self._objects.setdefault(study, {})[sop] = loaded
+            if sop in self._kept.get(study, ()):
+                self._remember(study, sop, loaded)
+        return loaded
+
+    def _loaded(self, file: Path, named: _Kept) -> JournalObject:
+        loaded = self._load(file, named.calling_ae_title)
+        if loaded.sha256 != named.sha256:
+            raise RefusedObjectError(Outcome.MALFORMED, "The file is not the one that was received")
         return loaded
 
     def _set_aside(self, file: Path, target: Path) -> None:
@@ -291,56 +363,13 @@ class Journal:
         os.replace(file, target)
         fsync_folder(target.parent)
 
-    def _claim(self, sop: str, study: str, *, instead_of: str | None = None) -> str:
-        """Make `study` the owner of `sop` unless another is; the owner's UID.
-
-        Not fsynced: on a journalling file system the link is ordered before the object's rename,
-        whose folder is. A claim without an object counts for nothing.
-        """
-        link = self._owners / f"{zlib.crc32(sop.encode()) & 0xFF:02x}" / sop
-        if instead_of is not None:
-            link.unlink(missing_ok=True)
-        for _ in range(2):
-            try:
-                link.symlink_to(study)
-            except FileExistsError:
-                return str(link.readlink())
-            except FileNotFoundError:
-                link.parent.mkdir(exist_ok=True)
-            else:
-                return study
-        return study
-
-    def _write(self, study: str, sop: str, parts: Iterable[bytes]) -> None:
-        folder = self._incoming / study
-        descriptor, temporary = self._open_part(folder)
-        try:
-            with os.fdopen(descriptor, "wb", buffering=0) as file:
-                for part in parts:
-                    rest = memoryview(part)
-                    while rest:
-                        rest = rest[file.write(rest) :]
-                os.fsync(descriptor)
-            os.replace(temporary, self._path(study, sop))
-            fsync_folder(folder)
-            with self._lock:
-                is_first = study not in self._objects
-            if is_first:
-                fsync_folder(self._incoming)
-        except BaseException:
-            # Not durable for sure, so not acknowledged: it must not stay either.
-            Path(temporary).unlink(missing_ok=True)
-            self._path(study, sop).unlink(missing_ok=True)
-            raise
-
-    def _open_part(self, folder: Path) -> tuple[int, str]:
-        """A new temporary file in `folder`. While it stands, a purge cannot remove the folder."""
-        while True:
-            folder.mkdir(exist_ok=True)
-            try:
-                return tempfile.mkstemp(prefix=_PART, dir=folder)
-            except FileNotFoundError:
-                continue  # a purge removed the empty folder in between
+    def _keep_aside(self, received: JournalObject, part: Part) -> Outcome:
+        folder = self._conflicting / received.header.study_instance_uid
+        folder.mkdir(parents=True, exist_ok=True)
+        for parent in (self._conflicting, self._conflicting.parent):
+            fsync_folder(parent)
+        part.keep_as(folder / self._path(received).name, syncs_name=self._syncs_names)
+        return Outcome.SET_ASIDE
 
 
 def _lock(root: Path) -> int:
@@ -358,20 +387,21 @@ def _lock(root: Path) -> int:
     return descriptor
 
 
-def _files(folder: Path) -> list[Path]:
-    """The objects' files in a study's folder, sorted; none if there is no folder."""
+def _fsync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix == ".dcm")
-    except FileNotFoundError:
-        return []
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
-def _sop(file: Path) -> str:
-    return file.name.removesuffix(".dcm")
-
-
-def hashes(head: bytes, dataset: bytes | memoryview) -> tuple[str, str]:
-    """SHA-256 of the whole file and of the data set alone."""
-    whole = hashlib.sha256(head)
-    whole.update(dataset)
-    return whole.hexdigest(), hashlib.sha256(dataset).hexdigest()
+def _files(folder: Path) -> list[tuple[Path, str, _Kept]]:
+    """The objects' files in a study's folder, each with its SOP Instance UID and what its name says."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        if match := _NAME.fullmatch(path.name):
+            sender = bytes.fromhex(match[3]).decode("latin-1")
+            found.append((path, match[1], _Kept(match[2], sender)))
+        else:
+            log.error("journal: %s is no object's file; left alone", path)
+    return found

@@ -25,10 +25,20 @@ ASSOCIATIONS_OPEN = Gauge("similis_listener_associations_open", "Transport conne
 ASSOCIATIONS = Counter(
     "similis_listener_associations_total", "Associations by what became of the request.", ["outcome"]
 )
+ASSOCIATIONS_REJECTED = Counter(
+    "similis_listener_associations_rejected_total", "Association requests rejected, by reason.", ["reason"]
+)
 CONTEXTS_REJECTED = Counter(
     "similis_listener_presentation_contexts_rejected_total",
     "Presentation contexts not accepted, by reason.",
     ["reason"],
+)
+TLS_FAILURES = Counter(
+    "similis_listener_tls_failures_total", "Connections that did not become TLS connections, by reason.", ["reason"]
+)
+TLS_RELOADS = Counter("similis_listener_tls_reloads_total", "Times changed TLS files were taken or not.", ["outcome"])
+TLS_EXPIRY_SECONDS = Gauge(
+    "similis_listener_tls_certificate_expiry_seconds", "Time until the listener's certificate expires; without TLS 0."
 )
 
 # Studies
@@ -42,6 +52,24 @@ PUBLISH_RETRIES = Counter(
 )
 WATCH_FAILURES = Counter(
     "similis_listener_watch_failures_total", "Looks for due studies and free space that failed and will be repeated."
+)
+
+# Storage commitment
+COMMITMENT_REQUESTS = Counter(
+    "similis_listener_commitment_requests_total", "Requests for storage commitment answered, by status.", ["status"]
+)
+COMMITMENTS_OPEN = Gauge("similis_listener_commitments_open", "Requests for storage commitment not reported yet.")
+COMMITMENT_INSTANCES = Counter(
+    "similis_listener_commitment_instances_total",
+    "Instances reported, by Failure Reason; 0000 is committed.",
+    ["reason"],
+)
+COMMITMENT_REPORTS = Counter("similis_listener_commitment_reports_total", "Reports taken, by way.", ["way"])
+COMMITMENT_RETRIES = Counter(
+    "similis_listener_commitment_retries_total", "Reports that were not taken and will be sent again."
+)
+COMMITMENTS_GIVEN_UP = Counter(
+    "similis_listener_commitments_given_up_total", "Requests whose requestor took no report in time."
 )
 
 # Journal

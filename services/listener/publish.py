@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeVar
 
-from services.listener import metrics
+from services.listener import fault_points, metrics
 from services.listener.journal import Journal, JournalObject
 from services.listener.ports import Publisher
 from shared import archive as archive_keys
 from shared.archive import Archive
+from shared.errors import ArchiveObjectCorruptError
 from shared.events import StudyReceived, now
 from shared.manifest import InstanceEntry, SeriesEntry, StudyManifest
 from shared.topics import STUDY_RECEIVED
@@ -48,6 +49,7 @@ class PublishStudy:
         if manifest is None:
             return None
         await self.publisher.publish(STUDY_RECEIVED.name, announce(manifest))
+        fault_points.reach("publish.announced")
         await _in_thread(self._finish, manifest)
         return manifest
 
@@ -65,16 +67,30 @@ class PublishStudy:
         if revision > 1:
             previous_key = archive_keys.manifest_key(study, revision - 1)
             previous = StudyManifest.model_validate_json(self.archive.get(previous_key))
-        for entry in objects:
-            self.archive.put_file(_instance_key(entry), self.journal.path(entry))
+        self._copy(study, objects)
         manifest = build_manifest(study, revision, objects, previous)
         self.archive.put(key, manifest.model_dump_json(indent=1).encode())
+        fault_points.reach("publish.manifest")
         return manifest
+
+    def _copy(self, study: str, objects: Sequence[JournalObject]) -> None:
+        """Bring the objects to the archive, and see that what arrived there is what was received."""
+        self.archive.put_files((_instance_key(entry), self.journal.path(entry)) for entry in objects)
+        fault_points.reach("publish.objects")
+        try:
+            for entry in objects:
+                self.archive.verify(_instance_key(entry), entry.sha256, entry.size_bytes)
+        except ArchiveObjectCorruptError:
+            # Either copy may be the damaged one: the next try reads the journal's anew.
+            self.journal.doubt(study)
+            raise
+        fault_points.reach("publish.verified")
 
     def _finish(self, manifest: StudyManifest) -> None:
         study = manifest.study_instance_uid
-        objects = {entry.sop_instance_uid: entry.dataset_sha256 for _, entry in manifest.instances()}
+        objects = {entry.sop_instance_uid: entry.sha256 for _, entry in manifest.instances()}
         self.journal.mark_published(study, manifest.revision, objects)
+        fault_points.reach("publish.marked")
         self.journal.purge(study)
         metrics.STUDIES_PUBLISHED.inc()
         if manifest.mixed_patients:
@@ -168,7 +184,6 @@ def _new_entry(received: JournalObject) -> InstanceEntry:
         archive_key=_instance_key(received),
         size_bytes=received.size_bytes,
         sha256=received.sha256,
-        dataset_sha256=received.dataset_sha256,
         number_of_frames=header.number_of_frames,
         patient_pseudonym=header.patient_pseudonym,
         sex=header.sex,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from services.listener.access import AccessSection
+from services.listener.tls import TlsSection
 from shared.settings import Section, SimilisSettings
 
 
@@ -30,13 +33,33 @@ class ListenerSection(Section):
     study_max_age_s: PositiveFloat = Field(
         1800.0, description="A study closes this long after its first object, even while more arrive."
     )
-    max_associations: PositiveInt = Field(25, description="Associations at a time; more are rejected.")
-    acse_timeout_s: PositiveFloat = Field(30.0, description="Longest wait for an association request or release.")
-    dimse_timeout_s: PositiveFloat = Field(60.0, description="Longest wait for the rest of a DIMSE message.")
+    conflicts: Literal["refuse", "keep-aside"] = Field(
+        "refuse",
+        description="An object unlike the first one of its SOP Instance UID: refuse it with 0x0111, or keep it in the "
+        "journal's folder `conflicting` and answer Success. Neither touches the first one.",
+    )
+    sop_classes: tuple[str, ...] = Field(
+        (), description="SOP Class UIDs that are accepted for storage, with * and ?. Unset: every one."
+    )
+    max_associations: PositiveInt = Field(100, description="Associations at a time; more are rejected.")
+    max_associations_per_peer: PositiveInt = Field(
+        25, description="Associations at a time from one IP address; more are rejected."
+    )
+    max_objects_per_association: NonNegativeInt = Field(
+        0, description="Objects that one association may send before it is aborted; 0: any number."
+    )
+    acse_timeout_s: PositiveFloat = Field(
+        30.0, description="ARTIM: longest wait for a whole association request once a peer has connected."
+    )
     network_timeout_s: PositiveFloat = Field(60.0, description="An association idle this long is aborted.")
-    pdu_timeout_s: PositiveFloat = Field(30.0, description="Longest time for one PDU to arrive or leave in full.")
+    pdu_timeout_s: PositiveFloat = Field(
+        30.0, description="Longest silence within a message, and for a peer to take an answer."
+    )
+    min_receive_bytes_per_s: NonNegativeInt = Field(
+        1_000, description="A sender slower than this, after pdu_timeout_s of one message, is aborted; 0: any rate."
+    )
     max_pdu_bytes: int = Field(
-        131_072, ge=4_096, le=16_777_216, description="Longest PDU that senders are told to use."
+        131_072, ge=0, le=0xFFFFFFFF, description="Longest PDU that senders are told to use; 0: any length."
     )
     max_object_bytes: PositiveInt = Field(
         1_073_741_824, description="Longest data set, also once inflated; longer ones are refused with 0xA700."
@@ -47,6 +70,28 @@ class ListenerSection(Section):
     publish_concurrency: PositiveInt = Field(4, description="Studies being published at a time.")
     publish_retry_s: PositiveFloat = Field(0.5, description="First pause before publishing is tried again; doubles.")
     publish_retry_max_s: PositiveFloat = Field(30.0, description="Longest pause before publishing is tried again.")
+    commitment_peers: tuple[str, ...] = Field(
+        (),
+        description="Where requestors of storage commitment listen for the report, as AE=host:port. Others get it only "
+        "on the association that they asked on.",
+    )
+    commitment_wait_s: PositiveFloat = Field(
+        3600.0, description="Longest wait for objects that storage commitment is asked for to be archived; then it fails."
+    )
+    commitment_retry_s: PositiveFloat = Field(
+        5.0, description="First pause before a report of storage commitment is sent again; doubles."
+    )
+    commitment_retry_max_s: PositiveFloat = Field(
+        600.0, description="Longest pause before a report of storage commitment is sent again."
+    )
+    commitment_retry_max_age_s: PositiveFloat = Field(
+        172_800.0, description="A request for storage commitment that could not be reported by then is given up."
+    )
+    commitment_max_transactions: PositiveInt = Field(
+        10_000, description="Requests for storage commitment not reported yet; more are refused with 0x0213."
+    )
+    access: AccessSection = AccessSection()
+    tls: TlsSection = TlsSection()
 
 
 class ListenerSettings(SimilisSettings):

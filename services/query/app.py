@@ -60,7 +60,7 @@ async def run(settings: QuerySettings) -> None:
         loop.add_signal_handler(number, stop.set)
     health = Health()
     app = build_app(settings.query, health)
-    archive = open_archive(settings.archive.url)
+    archive = open_archive(settings.archive)
     async with serve(app, bind(settings.query.host, settings.query.port), grace_s=GRACE_S) as url:
         preparing = asyncio.create_task(_prepare(settings, archive))
         stopping = asyncio.create_task(stop.wait())

@@ -107,7 +107,6 @@ def archive_study(
                     archive_key=key,
                     size_bytes=len(data),
                     sha256=hashlib.sha256(data).hexdigest(),
-                    dataset_sha256=hashlib.sha256(data).hexdigest(),
                     number_of_frames=frames,
                     patient_pseudonym=pseudonyms[0],
                     sex="F",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 import time
 from collections.abc import Callable
@@ -19,8 +20,10 @@ from pynetdicom import AE, Association
 from pynetdicom.dimse_primitives import C_STORE
 
 from services.listener.composition import listening
+from services.listener.part10 import encode_file_head
 from services.listener.ports import MemoryPublisher
 from services.listener.settings import ListenerSection, ListenerSettings
+from services.listener.store import StoreObject, StoreRequest
 from shared.archive import LocalArchive
 from shared.manifest import StudyManifest
 from shared.settings import ArchiveSettings
@@ -79,6 +82,22 @@ def make_sample(
     study, series, sop = study or generate_uid(), series or generate_uid(), sop or generate_uid()
     ds = make_dataset(study=study, series=series, sop=sop, **options)  # type: ignore[arg-type]
     return Sample(encode(ds), study, series, sop)
+
+
+def journal_name(sample: Sample, calling_ae_title: str) -> str:
+    """The name of the sample's file in the journal."""
+    head = encode_file_head(
+        sop_class_uid=sample.sop_class, sop_instance_uid=sample.sop, transfer_syntax_uid=sample.transfer_syntax
+    )
+    sha256 = hashlib.sha256(head + sample.dataset).hexdigest()
+    return f"{sample.sop}.{sha256}.{calling_ae_title.encode().hex()}.dcm"
+
+
+def store(step: StoreObject, sample: Sample) -> int:
+    """The status that the step answers `sample` with, without a network."""
+    reception = step.begin(StoreRequest(1, "SCU", "SIMILIS", sample.sop_class, sample.sop, sample.transfer_syntax))
+    reception.write(sample.dataset)
+    return reception.finish().status
 
 
 @dataclass

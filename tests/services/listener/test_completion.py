@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import pytest
-from listener_harness import MR, Running, Sender, associate, make_sample, wait_for
+from listener_harness import MR, Running, Sender, associate, journal_name, make_sample, wait_for
 from prometheus_client import REGISTRY
 from pydicom.uid import generate_uid
 
@@ -160,7 +162,18 @@ def test_an_archive_that_is_away_is_tried_again(start_listener: Callable[..., Ru
     listener.manifest(sample.study)
 
 
-def test_a_damaged_journal_file_is_set_aside_and_the_rest_is_published(start_listener: Callable[..., Running]) -> None:
+def flip_a_pixel(file: IO[bytes]) -> None:
+    """The file stays a whole object of its length; only its hash tells."""
+    file.seek(-1, os.SEEK_END)
+    last = file.read(1)
+    file.seek(-1, os.SEEK_END)
+    file.write(bytes([last[0] ^ 1]))
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.truncate(400), flip_a_pixel], ids=["cut short", "a flipped bit"])
+def test_a_damaged_journal_file_is_set_aside_and_the_rest_is_published(
+    start_listener: Callable[..., Running], damage: Callable[[IO[bytes]], object]
+) -> None:
     listener = start_listener(study_quiet_s=60)
     samples = [make_sample(study="1.2.4", series="1.2.4.1") for _ in range(2)]
     with listener.send() as sender:
@@ -168,12 +181,13 @@ def test_a_damaged_journal_file_is_set_aside_and_the_rest_is_published(start_lis
             sender.store(sample)
     listener.stop()
     folder = listener.settings.listener.journal_dir
-    with (folder / "incoming" / "1.2.4" / f"{samples[0].sop}.dcm").open("r+b") as file:
-        file.truncate(400)
+    name = journal_name(samples[0], "TESTSCU")
+    with (folder / "incoming" / "1.2.4" / name).open("r+b") as file:
+        damage(file)
     again = start_listener()
     ((_, entry),) = again.manifest("1.2.4").instances()
     assert entry.sop_instance_uid == samples[1].sop
-    assert (folder / "unreadable" / "1.2.4" / f"{samples[0].sop}.dcm").exists()
+    assert (folder / "unreadable" / "1.2.4" / name).exists()
     with again.send() as sender:
         assert sender.store(samples[0]).Status == 0x0000
     again.manifest("1.2.4", 2)

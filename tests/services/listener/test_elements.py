@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,16 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from services.listener.answers import Outcome, RefusedObjectError
-from services.listener.elements import walk
+from services.listener.elements import BytesSource
+from services.listener.elements import walk as walk_source
 
 SOP = 0x00080018
+
+
+def walk(data: bytes, syntax: str, wanted: set[int], *, max_bytes: int) -> Mapping[int, bytes]:
+    return walk_source(BytesSource(data), syntax, wanted, max_bytes=max_bytes)
+
+
 DEFLATED = "1.2.840.10008.1.2.1.99"
 FILES = (
     "CT_small.dcm",

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from listener_harness import Sample, make_sample
+from listener_harness import Sample, make_sample, store
 
 from services.listener.journal import Journal
 from services.listener.open_studies import OpenStudies
-from services.listener.store import StoreObject, StoreRequest, load_object
+from services.listener.store import StoreObject, load_object
 from shared.errors import ConfigurationError
 from shared.pseudonym import Pseudonyms
 
@@ -27,16 +27,12 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     journal.close()
 
 
-def store(journal: Journal, sample: Sample) -> int:
-    step = StoreObject(journal, OpenStudies(1, 9), PSEUDONYMS, 1 << 20)
-    return step(
-        StoreRequest(1, "SCU", "SIMILIS", sample.sop_class, sample.sop, sample.transfer_syntax, sample.dataset)
-    ).status
+def keep(journal: Journal, sample: Sample) -> int:
+    return store(StoreObject(journal, OpenStudies(1, 9), PSEUDONYMS, 1 << 20), sample)
 
 
 def test_a_second_listener_on_the_same_journal_is_turned_away(journal: Journal, tmp_path: Path) -> None:
-    under_way = tmp_path / "incoming" / STUDY / ".part-1"
-    under_way.parent.mkdir()
+    under_way = tmp_path / "receiving" / "1"
     under_way.write_bytes(b"half")
     with pytest.raises(ConfigurationError, match="in use by another listener"):
         Journal(tmp_path, load=LOAD)
@@ -50,7 +46,7 @@ def test_a_second_listener_on_the_same_journal_is_turned_away(journal: Journal, 
 
 def test_a_slow_reader_does_not_bring_back_an_older_state(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     journal.mark_published(STUDY, 1, {})
-    journal._states.clear()
+    journal._published._states.clear()
     read_bytes = Path.read_bytes
 
     def overtaken(path: Path) -> bytes:
@@ -70,8 +66,8 @@ def test_a_purge_sets_aside_what_differs_from_the_published_object(
 ) -> None:
     same, other = (make_sample(study=STUDY, sop=f"1.2.3.{n}", series="1.2.9") for n in range(2))
     for sample in (same, other):
-        assert store(journal, sample) == 0x0000
-    hashes = {entry.header.sop_instance_uid: entry.dataset_sha256 for entry in journal.objects(STUDY)}
+        assert keep(journal, sample) == 0x0000
+    hashes = {entry.header.sop_instance_uid: entry.sha256 for entry in journal.objects(STUDY)}
     if restarted:
         journal.close()
         journal = Journal(tmp_path, load=LOAD)

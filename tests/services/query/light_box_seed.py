@@ -136,7 +136,6 @@ class Seed:
                     archive_key=key,
                     size_bytes=len(data),
                     sha256=digest,
-                    dataset_sha256=digest,
                     number_of_frames=1,
                     patient_pseudonym=pseudonym,
                     sex=sex,

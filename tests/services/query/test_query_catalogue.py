@@ -126,7 +126,6 @@ def test_thousands_of_studies_are_cheap_to_look_at_again(tmp_path: Path):
             archive_key=keys.instance_key(uid, uid, f"{uid}.1"),
             size_bytes=1,
             sha256="0" * 64,
-            dataset_sha256="0" * 64,
             number_of_frames=1,
             patient_pseudonym="p",
             is_new=True,

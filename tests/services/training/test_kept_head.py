@@ -100,7 +100,6 @@ def test_the_task_takes_brain_mr_images_alone(
         archive_key="x",
         size_bytes=1,
         sha256="0" * 64,
-        dataset_sha256="0" * 64,
         number_of_frames=frames,
         patient_pseudonym="p",
         is_new=True,

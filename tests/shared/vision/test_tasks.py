@@ -54,7 +54,6 @@ def series(modality: str = "MR", body_part: str | None = "BRAIN", sop_class: str
         archive_key="a",
         size_bytes=1,
         sha256="0" * 64,
-        dataset_sha256="0" * 64,
         number_of_frames=frames,
         patient_pseudonym="p",
         is_new=True,

@@ -1,0 +1,441 @@
+"""One association, served by one thread from its request to its end.
+
+    A-ASSOCIATE-RQ ─▶ admitted? ─▶ A-ASSOCIATE-AC ─▶ messages … ─▶ A-RELEASE-RQ ─▶ A-RELEASE-RP ─▶ closed
+                          └▶ A-ASSOCIATE-RJ
+
+It is the acceptor's half of the state machine of PS3.8 section 9.2, written as a straight line: the
+thread sleeps in the socket, so an idle association costs nothing, and an object's fragments go from
+the socket to its file without a queue or a second thread in between.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from services.listener import dimse, metrics
+from services.listener import upper_layer as ul
+from services.listener.answers import Answer, Outcome
+from services.listener.negotiation import (
+    APPLICATION_CONTEXT,
+    STORAGE_COMMITMENT,
+    VERIFICATION,
+    AcceptedContext,
+    AssociationRequest,
+    MalformedRequestError,
+    RejectedContext,
+    accept,
+    parse_request,
+)
+from services.listener.ports import Admission, CommitmentRequests, Receiver, Reject
+from services.listener.store import Reception, StoreRequest
+from shared.ids import is_valid_uid
+
+log = logging.getLogger(__name__)
+
+# An A-ASSOCIATE-RQ is not bound by the negotiated PDU length; 128 contexts fit easily.
+_MAX_CONTROL_PDU_BYTES: Final = 1 << 20
+_MIN_P_DATA_LIMIT_BYTES: Final = 1 << 20
+_MAX_COMMAND_BYTES: Final = 1 << 16
+_MAX_ACTION_BYTES: Final = 16 << 20
+_LINGER_S: Final = 2.0
+
+_UNSUPPORTED_VERSION: Final = Reject(1, 2, 2, "protocol-version")
+_UNSUPPORTED_APPLICATION: Final = Reject(1, 1, 2, "application-context")
+
+
+class _AbortError(Exception):
+    """The association is to be aborted: PS3.8 section 9.3.8."""
+
+    def __init__(self, source_and_reason: tuple[int, int], why: str) -> None:
+        super().__init__(why)
+        self.pdu = ul.abort_pdu(source_and_reason)
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationLimits:
+    """What one association may take; 0 objects: any number."""
+
+    max_pdu_bytes: int
+    max_objects: int
+    acse_timeout_s: float
+    network_timeout_s: float
+    pdu_timeout_s: float
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came of an association, for the audit log: objects by study, SOP class and outcome."""
+
+    calling_ae_title: str = ""
+    called_ae_title: str = ""
+    end: str = "closed"
+    objects: dict[tuple[str, str, str, Outcome], int] = field(default_factory=dict)
+
+    def count(self, reception: Reception, answer: Answer) -> None:
+        """Note one object's answer. Its study is known only if its header could be read."""
+        header = reception.header
+        key = (
+            header.study_instance_uid if header is not None else "",
+            header.patient_pseudonym if header is not None else "",
+            reception.request.sop_class_uid,
+            answer.outcome,
+        )
+        self.objects[key] = self.objects.get(key, 0) + 1
+
+
+class Association:
+    """One peer's association. `number` tells it from all others of this process."""
+
+    def __init__(
+        self,
+        connection: ul.Connection,
+        *,
+        number: int,
+        peer_address: str,
+        limits: AssociationLimits,
+        receiver: Receiver,
+        admission: Admission,
+        commitment: CommitmentRequests | None = None,
+        is_allowed: Callable[[str], bool] = lambda _: True,
+    ) -> None:
+        self.number = number
+        self.peer_address = peer_address
+        self.tally = Tally()
+        self._connection = connection
+        self._limits = limits
+        self._receiver = receiver
+        self._admission = admission
+        self._commitment = commitment
+        self._is_allowed = is_allowed
+        self._request: AssociationRequest | None = None
+        self._contexts: dict[int, AcceptedContext] = {}
+        self._objects = 0
+        self._idle_since_s: float | None = None
+        self._established = threading.Event()
+        self._is_admitted = False
+        self._stopping = False
+        # Message ids of our own requests on this association, and who waits for their answers.
+        self._message_ids = itertools.count(1)
+        self._reports: dict[int, Callable[[int], None]] = {}
+        # One message may be split over many fragments: which, and where its parts go.
+        self._context_id = 0
+        self._command_bytes = bytearray()
+        self._command: dimse.Command | None = None
+        self._reception: Reception | None = None
+        self._data_set: bytearray | None = None
+
+    def serve(self) -> None:
+        """Serve the association to its end, and leave neither socket nor file behind. Never raises."""
+        connection = self._connection
+        try:
+            if self._establish():
+                self._serve_messages()
+        except _AbortError as error:
+            log.warning("association %d from %s: aborted: %s", self.number, self._sender, error)
+            self._end("aborted")
+            self._send_last(error.pdu)
+        except ul.TooSlowError as error:
+            log.warning("association %d from %s: aborted: %s", self.number, self._sender, error)
+            self._end("timed-out")
+            self._send_last(ul.abort_pdu(ul.NO_REASON))
+        except ul.ClosedError:
+            self._end("lost")
+        except Exception:
+            log.exception("association %d ended by an error", self.number)
+            self._end("failed")
+            self._send_last(ul.abort_pdu(ul.NO_REASON))
+        finally:
+            if self._reception is not None:
+                self._reception.discard()
+            self._established.clear()
+            connection.close()
+            if self._is_admitted:
+                self._admission.left(self)
+
+    def stop(self) -> None:
+        """End the association from another thread: at once if it is idle, else after the object in hand."""
+        self._stopping = True
+        if self._command is None and not self._command_bytes:
+            self._send_last(ul.abort_pdu(ul.BY_USER))
+            self._connection.close()
+
+    def report(
+        self,
+        *,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        event_type_id: int,
+        data_set: Callable[[str], bytes],
+        answered: Callable[[int], None],
+    ) -> bool:
+        """Send an N-EVENT-REPORT-RQ from any thread; `answered` gets its status from this association's thread.
+
+        `data_set` encodes the report in a transfer syntax. Returns False if the association is not
+        open, or has no context for it.
+        """
+        if not self._established.is_set() or self._stopping:
+            return False
+        found = [pair for pair in self._contexts.items() if pair[1].abstract_syntax == sop_class_uid]
+        if not found:
+            return False
+        context_id, context = found[0]
+        message_id = next(self._message_ids)
+        self._reports[message_id] = answered
+        command = dimse.event_report_request(
+            message_id=message_id,
+            sop_class_uid=sop_class_uid,
+            sop_instance_uid=sop_instance_uid,
+            event_type_id=event_type_id,
+        )
+        try:
+            self._send_message(context_id, command, data_set(context.transfer_syntax))
+        except (ul.ClosedError, ul.TooSlowError):
+            self._reports.pop(message_id, None)
+            # A part of it may be out: nothing can follow that.
+            self._connection.close()
+            return False
+        return True
+
+    @property
+    def idle_s(self) -> float:
+        """How long nothing has come since the last message was answered; 0 if it is not so."""
+        since_s = self._idle_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
+
+    @property
+    def _sender(self) -> str:
+        return self.tally.calling_ae_title or "an unknown AE"
+
+    def _end(self, how: str) -> None:
+        self.tally.end = how
+        metrics.ASSOCIATIONS.labels(how).inc()
+
+    def _send_last(self, pdu: bytes) -> None:
+        try:
+            self._connection.timeout(_LINGER_S)
+            self._connection.send(pdu)
+        except (ul.ClosedError, ul.TooSlowError, OSError):
+            log.debug("association %d: the peer is gone already", self.number)
+
+    def _establish(self) -> bool:
+        """Whether the association was accepted. The whole request must come within the ARTIM time."""
+        connection = self._connection
+        connection.timeout(self._limits.acse_timeout_s, in_all=True)
+        kind, length = connection.read_header()
+        if kind != ul.ASSOCIATE_RQ:
+            reason = ul.UNEXPECTED_PDU if kind <= ul.ABORT else ul.UNRECOGNIZED_PDU
+            raise _AbortError(reason, "the first PDU is no association request")
+        if length > _MAX_CONTROL_PDU_BYTES:
+            raise _AbortError(ul.INVALID_PARAMETER, "the association request is too long")
+        try:
+            request = parse_request(connection.read(length))
+        except MalformedRequestError as error:
+            raise _AbortError(ul.INVALID_PARAMETER, f"a malformed association request ({error})") from None
+        self._request = request
+        self.tally.calling_ae_title, self.tally.called_ae_title = request.calling_ae_title, request.called_ae_title
+        if (reject := self._refusal(request)) is not None:
+            self._end("rejected")
+            metrics.ASSOCIATIONS_REJECTED.labels(reject.why).inc()
+            log.warning("association from %s at %s rejected: %s", self._sender, self.peer_address, reject.why)
+            self._send_last(ul.reject_pdu(reject.result, reject.source, reject.reason))
+            self._await_close()
+            return False
+        try:
+            acceptance = accept(
+                request,
+                max_pdu_bytes=self._limits.max_pdu_bytes,
+                is_allowed=self._is_allowed,
+                commitment=self._commitment is not None,
+            )
+        except MalformedRequestError as error:
+            raise _AbortError(ul.INVALID_PARAMETER, f"a malformed association request ({error})") from None
+        self._contexts = acceptance.contexts
+        for rejected in acceptance.rejected:
+            _report_rejected(rejected)
+        connection.timeout(self._limits.pdu_timeout_s)
+        connection.send(acceptance.pdu)
+        metrics.ASSOCIATIONS.labels("accepted").inc()
+        self._established.set()
+        return True
+
+    def _refusal(self, request: AssociationRequest) -> Reject | None:
+        if not request.protocol_version & 1:
+            return _UNSUPPORTED_VERSION
+        if request.application_context != APPLICATION_CONTEXT:
+            return _UNSUPPORTED_APPLICATION
+        reject = self._admission.admit(self)
+        self._is_admitted = reject is None
+        return reject
+
+    def _serve_messages(self) -> None:
+        connection, limits = self._connection, self._limits
+        max_p_data_bytes = max(limits.max_pdu_bytes, _MIN_P_DATA_LIMIT_BYTES) if limits.max_pdu_bytes else 1 << 32
+        while True:
+            is_idle = self._command is None and not self._command_bytes
+            if is_idle and self._stopping:
+                raise _AbortError(ul.BY_USER, "the listener stops")
+            connection.timeout(limits.network_timeout_s if is_idle else limits.pdu_timeout_s)
+            self._idle_since_s = time.monotonic() if is_idle else None
+            kind, length = connection.read_header()
+            self._idle_since_s = None
+            if kind == ul.P_DATA_TF:
+                if length > max_p_data_bytes:
+                    raise _AbortError(ul.INVALID_PARAMETER, f"a PDU of {length} bytes")
+                if is_idle:
+                    connection.timeout(limits.pdu_timeout_s)
+                    connection.begin()
+                self._take_fragments(length)
+            elif kind in (ul.RELEASE_RQ, ul.RELEASE_RP, ul.ABORT) and length == 4:
+                connection.read(4)
+                if kind == ul.ABORT:
+                    self._end("aborted-by-peer")
+                    return
+                if kind == ul.RELEASE_RP or not is_idle:
+                    raise _AbortError(ul.UNEXPECTED_PDU, "a release within a message")
+                connection.send(ul.release_reply_pdu())
+                self._end("released")
+                self._established.clear()
+                self._await_close()
+                return
+            else:
+                reason = ul.UNEXPECTED_PDU if kind <= ul.ABORT else ul.UNRECOGNIZED_PDU
+                raise _AbortError(reason, f"an unexpected PDU of type 0x{kind:02X}")
+
+    def _await_close(self) -> None:
+        """PS3.8 state 13: the requestor closes the connection; after a short while this side does."""
+        self._connection.timeout(_LINGER_S)
+        try:
+            while True:
+                self._connection.read_some(1 << 16)
+        except (ul.ClosedError, ul.TooSlowError):
+            return
+
+    def _take_fragments(self, length: int) -> None:
+        """Read a P-DATA-TF PDU's presentation data values: PS3.8 section 9.3.5.1 and annex E."""
+        connection = self._connection
+        while length:
+            if length < 6:
+                raise _AbortError(ul.INVALID_PARAMETER, "a P-DATA PDU ends within an item")
+            size_bytes, context_id, control = connection.read_fragment_header()
+            length -= 6 + size_bytes
+            if size_bytes < 0 or length < 0:
+                raise _AbortError(ul.INVALID_PARAMETER, "an item is longer than its PDU")
+            if self._context_id != context_id:
+                if self._context_id or context_id not in self._contexts:
+                    raise _AbortError(ul.INVALID_PARAMETER, "a fragment of another presentation context")
+                self._context_id = context_id
+            if control & ul.COMMAND:
+                self._take_command(size_bytes, is_last=bool(control & ul.LAST))
+            else:
+                self._take_data_set(size_bytes, is_last=bool(control & ul.LAST))
+
+    def _take_command(self, size_bytes: int, *, is_last: bool) -> None:
+        if self._command is not None or len(self._command_bytes) + size_bytes > _MAX_COMMAND_BYTES:
+            raise _AbortError(ul.INVALID_PARAMETER, "a command within a data set, or one without end")
+        if size_bytes:
+            self._command_bytes += self._connection.read(size_bytes)
+        if not is_last:
+            return
+        try:
+            command = dimse.parse_command(self._command_bytes)
+        except dimse.CommandError as error:
+            raise _AbortError(ul.INVALID_PARAMETER, f"a command set cannot be read: {error}") from None
+        self._command_bytes.clear()
+        self._command = command
+        if not command.has_data_set:
+            self._finish_message()
+        elif command.field == dimse.C_STORE_RQ and self._stores_by(self._contexts[self._context_id]):
+            self._begin_object(command)
+        else:
+            self._data_set = bytearray()
+
+    @staticmethod
+    def _stores_by(context: AcceptedContext) -> bool:
+        return context.abstract_syntax not in (VERIFICATION, STORAGE_COMMITMENT)
+
+    def _begin_object(self, command: dimse.Command) -> None:
+        self._objects += 1
+        if self._limits.max_objects and self._objects > self._limits.max_objects:
+            raise _AbortError(ul.BY_USER, f"more than {self._limits.max_objects} objects")
+        self._reception = self._receiver.begin(
+            StoreRequest(
+                association=self.number,
+                calling_ae_title=self.tally.calling_ae_title,
+                called_ae_title=self.tally.called_ae_title,
+                sop_class_uid=command.sop_class_uid,
+                sop_instance_uid=command.sop_instance_uid,
+                transfer_syntax_uid=self._contexts[self._context_id].transfer_syntax,
+                peer_address=self.peer_address,
+            )
+        )
+
+    def _take_data_set(self, size_bytes: int, *, is_last: bool) -> None:
+        if self._command is None:
+            raise _AbortError(ul.INVALID_PARAMETER, "a data set without a command")
+        connection, reception, data_set = self._connection, self._reception, self._data_set
+        while size_bytes:
+            piece = connection.read_some(size_bytes)
+            size_bytes -= len(piece)
+            if reception is not None:
+                reception.write(piece)
+            elif data_set is not None:
+                if len(data_set) + len(piece) > _MAX_ACTION_BYTES:
+                    raise _AbortError(ul.BY_USER, "a data set that is no object's is too long")
+                data_set += piece
+        if is_last:
+            self._finish_message()
+
+    def _finish_message(self) -> None:
+        command, self._command = self._command, None
+        context_id, self._context_id = self._context_id, 0
+        reception, self._reception = self._reception, None
+        data_set, self._data_set = self._data_set, None
+        assert command is not None
+        context = self._contexts[context_id]
+        status, comment = dimse.UNRECOGNIZED_OPERATION, ""
+        if reception is not None:
+            answer = reception.finish()
+            self.tally.count(reception, answer)
+            status, comment = answer.status, answer.comment if answer.status else ""
+        elif command.field == dimse.C_ECHO_RQ and context.abstract_syntax == VERIFICATION:
+            metrics.ECHOES.inc()
+            status = dimse.SUCCESS
+        elif command.field == dimse.N_ACTION_RQ and context.abstract_syntax == STORAGE_COMMITMENT:
+            if self._commitment is not None:
+                status = self._commitment.requested(self, command, bytes(data_set or b""), context.transfer_syntax)
+        elif command.field == dimse.N_EVENT_REPORT_RSP:
+            if (answered := self._reports.pop(command.responded_to, None)) is not None:
+                answered(command.status)
+            return
+        elif command.field == dimse.C_CANCEL_RQ:
+            return
+        elif command.field & dimse.RESPONSE:
+            raise _AbortError(ul.INVALID_PARAMETER, "a response to no request")
+        elif command.field == dimse.C_STORE_RQ and self._stores_by(context):
+            status, comment = 0xC000, "The request has no data set"
+        self._send_message(context_id, dimse.response(command, status, comment))
+
+    def _send_message(self, context_id: int, command: bytes, data_set: bytes = b"") -> None:
+        limit = self._request.max_pdu_bytes if self._request is not None else 0
+        self._connection.send(ul.message_pdus(context_id, command, data_set, max_pdu_bytes=limit))
+
+
+def _report_rejected(context: RejectedContext) -> None:
+    metrics.CONTEXTS_REJECTED.labels(context.reason).inc()
+    log.warning(
+        "presentation context not accepted (%s): %s in %s",
+        context.reason,
+        _shown(context.abstract_syntax),
+        ", ".join(map(_shown, context.transfer_syntaxes)) or "no transfer syntax",
+    )
+
+
+def _shown(uid: str) -> str:
+    """A stranger's UID as a log may show it."""
+    return uid if is_valid_uid(uid) else "an invalid UID"
