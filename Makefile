@@ -5,7 +5,7 @@ UV := .uv/bin/uv
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 
-.PHONY: help demo test check format test-extras schemas clean
+.PHONY: help demo test check format test-extras schemas bench-listener fuzz faults clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,9 @@ help:
 	@echo "make test          set up and run all tests (ARGS='-k listener')"
 	@echo "make check         format, lint, types, import contracts, schemas"
 	@echo "make test-extras   install each service's extra alone and run its tests"
+	@echo "make bench-listener  measure the listener beside Orthanc and storescp (ARGS='--quick')"
+	@echo "make fuzz          at least 20,000 cases against the listener"
+	@echo "make faults        at least 200 kills of the listener"
 	@echo "make schemas       write schemas and generated documents from the code"
 
 $(UV):
@@ -57,6 +60,15 @@ test-extras: $(UV)
 
 schemas: .venv/development
 	.venv/bin/similis schemas export
+
+bench-listener: .venv/development
+	.venv/bin/python -m bench.listener --json bench/results/listener.json --plot docs/listener.svg $(ARGS)
+
+fuzz: .venv/development
+	SIMILIS_FUZZ_CASES=20000 .venv/bin/python -m pytest tests/fuzz --timeout 3600 $(ARGS)
+
+faults: .venv/development
+	SIMILIS_FAULT_KILLS=200 .venv/bin/python -m pytest tests/faults --timeout 3600 $(ARGS)
 
 # What was built; never data.
 clean:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from services.listener.commands import listener_app
 from shared.errors import ConfigurationError, SimilisError
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ topics_app = typer.Typer(help="The Kafka topics.", no_args_is_help=True)
 schemas_app = typer.Typer(help="The frozen schemas and documents generated from the code.", no_args_is_help=True)
 train_app = typer.Typer(help="Train a task's head on the frozen backbone.", no_args_is_help=True)
 evaluate_app = typer.Typer(help="Measure a task's kept head again.", no_args_is_help=True)
+app.add_typer(listener_app, name="listener")
 app.add_typer(topics_app, name="topics")
 app.add_typer(schemas_app, name="schemas")
 app.add_typer(train_app, name="train")
@@ -31,14 +33,6 @@ app.add_typer(evaluate_app, name="evaluate")
 
 DEFAULT_DATA = Path("similis-data")
 SCHEMAS = Path("schemas")
-
-
-@app.command()
-def listener() -> None:
-    """Run the DICOM listener (settings: SIMILIS_LISTENER__*)."""
-    from services.listener.app import main as run
-
-    run()
 
 
 @app.command()

@@ -6,7 +6,19 @@ from dataclasses import dataclass
 
 from services.listener.access import AccessRules, OpenAssociations
 from services.listener.association import Association
+from services.listener.audit import AuditLog
+from services.listener.audit_messages import Peer
 from services.listener.ports import Reject
+
+
+def peer_of(association: Association) -> Peer:
+    """The other end of an association, for the audit log."""
+    return Peer(
+        association.peer_address,
+        association.tally.calling_ae_title,
+        association.tally.called_ae_title,
+        association.certificate_sha256,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +27,7 @@ class GuardedAdmission:
 
     rules: AccessRules
     open_associations: OpenAssociations
+    audit: AuditLog
 
     def admit(self, association: Association) -> Reject | None:
         """None if accepted; then `left` must follow."""
@@ -23,7 +36,10 @@ class GuardedAdmission:
             called_ae_title=association.tally.called_ae_title,
             peer_address=association.peer_address,
         )
-        return refused or self.open_associations.admit(association.peer_address)
+        refused = refused or self.open_associations.admit(association.peer_address)
+        if refused is None:
+            self.audit.association_accepted(peer_of(association))
+        return refused
 
     def left(self, association: Association) -> None:
         """An admitted association has ended."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import sys
 import warnings
 from collections.abc import AsyncIterator
 
+import pydicom.config
 from pydantic import ValidationError
 
 from services.listener.composition import listening
@@ -37,15 +39,18 @@ async def run(settings: ListenerSettings) -> None:
     async with (
         _connecting(EventPublisher(settings.kafka, source="listener")) as publisher,
         monitoring_server(health, monitoring.host, monitoring.port) as url,
-        listening(settings, publisher) as (host, port),
+        listening(settings, publisher) as (host, port, stow_url),
     ):
         health.ready = True
         ae_title = settings.listener.ae_title
+        stow = {} if stow_url is None else {"stow": {"url": stow_url}}
         write_endpoints(
             settings.endpoint_file,
-            {"dicom": {"host": host, "port": port, "ae_title": ae_title}, "metrics": f"{url}/metrics"},
+            {"dicom": {"host": host, "port": port, "ae_title": ae_title}, **stow, "metrics": f"{url}/metrics"},
         )
         log.info("receiving DICOM as %s on %s:%d (research use only)", ae_title, host, port)
+        if stow_url is not None:
+            log.info("receiving DICOM by STOW-RS on %s (research use only)", stow_url)
         await stop.wait()
         log.info("stopping")
 
@@ -71,10 +76,14 @@ def main() -> None:
     try:
         settings = ListenerSettings()
         configure_logging("listener", log_format=settings.log_format, level=settings.log_level)
-        # Both libraries log raw values of whatever a stranger sends, and pynetdicom stack traces.
-        for library in ("pydicom", "pynetdicom"):
+        # These log raw values of whatever a stranger sends, and pynetdicom stack traces.
+        for library in ("pydicom", "pynetdicom", "python_multipart"):
             logging.getLogger(library).setLevel(logging.CRITICAL)
             warnings.filterwarnings("ignore", module=library)
+        # Neither checks a UID's form here: an association of many contexts would spend most of its time on that.
+        pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+        # What is loaded by now stays: no collection needs to look through it again.
+        gc.freeze()
         asyncio.run(run(settings))
     except (ConfigurationError, ValidationError) as error:
         print(f"similis listener: {error}", file=sys.stderr)

@@ -10,6 +10,7 @@ the socket to its file without a queue or a second thread in between.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import threading
@@ -28,9 +29,8 @@ from services.listener.negotiation import (
     AcceptedContext,
     AssociationRequest,
     MalformedRequestError,
+    Negotiation,
     RejectedContext,
-    accept,
-    parse_request,
 )
 from services.listener.ports import Admission, CommitmentRequests, Receiver, Reject
 from services.listener.store import Reception, StoreRequest
@@ -39,11 +39,12 @@ from shared.ids import is_valid_uid
 log = logging.getLogger(__name__)
 
 # An A-ASSOCIATE-RQ is not bound by the negotiated PDU length; 128 contexts fit easily.
-_MAX_CONTROL_PDU_BYTES: Final = 1 << 20
+_MAX_CONTROL_PDU_BYTES: Final = 256 << 10
 _MIN_P_DATA_LIMIT_BYTES: Final = 1 << 20
 _MAX_COMMAND_BYTES: Final = 1 << 16
 _MAX_ACTION_BYTES: Final = 16 << 20
 _LINGER_S: Final = 2.0
+_TALLIED: Final = 1000
 
 _UNSUPPORTED_VERSION: Final = Reject(1, 2, 2, "protocol-version")
 _UNSUPPORTED_APPLICATION: Final = Reject(1, 1, 2, "application-context")
@@ -75,6 +76,7 @@ class Tally:
     calling_ae_title: str = ""
     called_ae_title: str = ""
     end: str = "closed"
+    reject: str = ""
     objects: dict[tuple[str, str, str, Outcome], int] = field(default_factory=dict)
 
     def count(self, reception: Reception, answer: Answer) -> None:
@@ -90,7 +92,10 @@ class Tally:
 
 
 class Association:
-    """One peer's association. `number` tells it from all others of this process."""
+    """One peer's association. `number` tells it from all others of this process.
+
+    `tallied` is told of the tally before it is begun anew, should it grow long.
+    """
 
     def __init__(
         self,
@@ -101,18 +106,22 @@ class Association:
         limits: AssociationLimits,
         receiver: Receiver,
         admission: Admission,
+        negotiation: Negotiation,
         commitment: CommitmentRequests | None = None,
-        is_allowed: Callable[[str], bool] = lambda _: True,
+        certificate_sha256: str | None = None,
+        tallied: Callable[[Association], None] = lambda _: None,
     ) -> None:
         self.number = number
         self.peer_address = peer_address
+        self.certificate_sha256 = certificate_sha256
         self.tally = Tally()
+        self._tallied = tallied
         self._connection = connection
         self._limits = limits
         self._receiver = receiver
         self._admission = admission
         self._commitment = commitment
-        self._is_allowed = is_allowed
+        self._negotiation = negotiation
         self._request: AssociationRequest | None = None
         self._contexts: dict[int, AcceptedContext] = {}
         self._objects = 0
@@ -162,8 +171,13 @@ class Association:
         """End the association from another thread: at once if it is idle, else after the object in hand."""
         self._stopping = True
         if self._command is None and not self._command_bytes:
-            self._send_last(ul.abort_pdu(ul.BY_USER))
+            with contextlib.suppress(ul.ClosedError, ul.TooSlowError):
+                self._connection.send(ul.abort_pdu(ul.BY_USER))
             self._connection.close()
+
+    def cut(self) -> None:
+        """Close the connection from another thread, whatever is under way."""
+        self._connection.close()
 
     def report(
         self,
@@ -217,9 +231,10 @@ class Association:
         metrics.ASSOCIATIONS.labels(how).inc()
 
     def _send_last(self, pdu: bytes) -> None:
+        """Send the PDU after which nothing follows, and let the peer see it."""
         try:
-            self._connection.timeout(_LINGER_S)
             self._connection.send(pdu)
+            self._await_close()
         except (ul.ClosedError, ul.TooSlowError, OSError):
             log.debug("association %d: the peer is gone already", self.number)
 
@@ -234,25 +249,20 @@ class Association:
         if length > _MAX_CONTROL_PDU_BYTES:
             raise _AbortError(ul.INVALID_PARAMETER, "the association request is too long")
         try:
-            request = parse_request(connection.read(length))
+            request = self._negotiation.parse(connection.read(length))
         except MalformedRequestError as error:
             raise _AbortError(ul.INVALID_PARAMETER, f"a malformed association request ({error})") from None
         self._request = request
         self.tally.calling_ae_title, self.tally.called_ae_title = request.calling_ae_title, request.called_ae_title
         if (reject := self._refusal(request)) is not None:
+            self.tally.reject = reject.why
             self._end("rejected")
             metrics.ASSOCIATIONS_REJECTED.labels(reject.why).inc()
             log.warning("association from %s at %s rejected: %s", self._sender, self.peer_address, reject.why)
             self._send_last(ul.reject_pdu(reject.result, reject.source, reject.reason))
-            self._await_close()
             return False
         try:
-            acceptance = accept(
-                request,
-                max_pdu_bytes=self._limits.max_pdu_bytes,
-                is_allowed=self._is_allowed,
-                commitment=self._commitment is not None,
-            )
+            acceptance = self._negotiation.accept(request)
         except MalformedRequestError as error:
             raise _AbortError(ul.INVALID_PARAMETER, f"a malformed association request ({error})") from None
         self._contexts = acceptance.contexts
@@ -280,7 +290,9 @@ class Association:
             is_idle = self._command is None and not self._command_bytes
             if is_idle and self._stopping:
                 raise _AbortError(ul.BY_USER, "the listener stops")
-            connection.timeout(limits.network_timeout_s if is_idle else limits.pdu_timeout_s)
+            if is_idle:
+                connection.expect_rate(expected=False)
+                connection.timeout(limits.network_timeout_s, in_all=True)
             self._idle_since_s = time.monotonic() if is_idle else None
             kind, length = connection.read_header()
             self._idle_since_s = None
@@ -289,7 +301,7 @@ class Association:
                     raise _AbortError(ul.INVALID_PARAMETER, f"a PDU of {length} bytes")
                 if is_idle:
                     connection.timeout(limits.pdu_timeout_s)
-                    connection.begin()
+                    connection.expect_rate(expected=True)
                 self._take_fragments(length)
             elif kind in (ul.RELEASE_RQ, ul.RELEASE_RP, ul.ABORT) and length == 4:
                 connection.read(4)
@@ -298,18 +310,22 @@ class Association:
                     return
                 if kind == ul.RELEASE_RP or not is_idle:
                     raise _AbortError(ul.UNEXPECTED_PDU, "a release within a message")
-                connection.send(ul.release_reply_pdu())
                 self._end("released")
                 self._established.clear()
-                self._await_close()
+                self._send_last(ul.release_reply_pdu())
                 return
             else:
                 reason = ul.UNEXPECTED_PDU if kind <= ul.ABORT else ul.UNRECOGNIZED_PDU
                 raise _AbortError(reason, f"an unexpected PDU of type 0x{kind:02X}")
 
     def _await_close(self) -> None:
-        """PS3.8 state 13: the requestor closes the connection; after a short while this side does."""
-        self._connection.timeout(_LINGER_S)
+        """PS3.8 state 13: the requestor closes the connection; after a short while this side does.
+
+        What it still sends is read: closing with bytes unread would reset the connection, and the
+        peer might never see the last PDU.
+        """
+        self._connection.expect_rate(expected=False)
+        self._connection.timeout(_LINGER_S, in_all=True)
         try:
             while True:
                 self._connection.read_some(1 << 16)
@@ -326,7 +342,8 @@ class Association:
             length -= 6 + size_bytes
             if size_bytes < 0 or length < 0:
                 raise _AbortError(ul.INVALID_PARAMETER, "an item is longer than its PDU")
-            if self._context_id != context_id:
+            # No context has the id 0: here it means that none is in use.
+            if self._context_id != context_id or not context_id:
                 if self._context_id or context_id not in self._contexts:
                     raise _AbortError(ul.INVALID_PARAMETER, "a fragment of another presentation context")
                 self._context_id = context_id
@@ -360,6 +377,7 @@ class Association:
         return context.abstract_syntax not in (VERIFICATION, STORAGE_COMMITMENT)
 
     def _begin_object(self, command: dimse.Command) -> None:
+        context = self._contexts[self._context_id]
         self._objects += 1
         if self._limits.max_objects and self._objects > self._limits.max_objects:
             raise _AbortError(ul.BY_USER, f"more than {self._limits.max_objects} objects")
@@ -368,9 +386,10 @@ class Association:
                 association=self.number,
                 calling_ae_title=self.tally.calling_ae_title,
                 called_ae_title=self.tally.called_ae_title,
-                sop_class_uid=command.sop_class_uid,
+                # An object of another class than was negotiated for its context matches none.
+                sop_class_uid=command.sop_class_uid if command.sop_class_uid == context.abstract_syntax else "",
                 sop_instance_uid=command.sop_instance_uid,
-                transfer_syntax_uid=self._contexts[self._context_id].transfer_syntax,
+                transfer_syntax_uid=context.transfer_syntax,
                 peer_address=self.peer_address,
             )
         )
@@ -402,6 +421,10 @@ class Association:
         if reception is not None:
             answer = reception.finish()
             self.tally.count(reception, answer)
+            if len(self.tally.objects) >= _TALLIED:
+                # A sender of thousands of studies is told of in between.
+                self._tallied(self)
+                self.tally.objects = {}
             status, comment = answer.status, answer.comment if answer.status else ""
         elif command.field == dimse.C_ECHO_RQ and context.abstract_syntax == VERIFICATION:
             metrics.ECHOES.inc()

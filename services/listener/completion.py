@@ -25,17 +25,15 @@ class Completion:
     poll_s: float
     retry_s: float
     retry_max_s: float
-    concurrency: int
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     async def run(self) -> None:
         """Watch and publish until cancelled. What was under way then is resumed by the next run."""
-        slots = asyncio.Semaphore(self.concurrency)
         failing = False
         try:
             while True:
                 try:
-                    await self._watch(slots)
+                    await self._watch()
                     failing = False
                 except Exception:
                     # This loop is what publishes: it goes on, and says so once for each run of failures.
@@ -50,20 +48,19 @@ class Completion:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _watch(self, slots: asyncio.Semaphore) -> None:
+    async def _watch(self) -> None:
         for study in self.open_studies.due():
             if study not in self._tasks:
                 self.open_studies.closing(study)
-                self._tasks[study] = asyncio.create_task(self._close(study, slots))
+                self._tasks[study] = asyncio.create_task(self._close(study))
         metrics.DISK_FREE_BYTES.set(await asyncio.to_thread(self.journal.free_bytes))
 
-    async def _close(self, study: str, slots: asyncio.Semaphore) -> None:
+    async def _close(self, study: str) -> None:
         pause_s = self.retry_s
         while True:
             try:
-                async with slots:
-                    manifest = await self.publish(study)
-                    leftover = await asyncio.to_thread(self.journal.holds, study)
+                manifest = await self.publish(study)
+                leftover = self.journal.holds(study)
                 break
             except TransientError as error:
                 reason = type(error).__name__

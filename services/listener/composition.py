@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fnmatch
+import itertools
 import logging
-import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from services.listener import metrics
 from services.listener.access import AccessRules, OpenAssociations
 from services.listener.admission import GuardedAdmission
 from services.listener.association import Association
+from services.listener.audit import AuditLog
 from services.listener.commitment import TakeCommitmentRequest
 from services.listener.commitment_check import CheckCommitment
 from services.listener.commitment_delivery import CommitmentTimes
@@ -22,15 +22,18 @@ from services.listener.commitment_peers import parse_peers
 from services.listener.commitment_reports import CommitmentReports
 from services.listener.commitment_transactions import Transactions
 from services.listener.completion import Completion
+from services.listener.crosswalk import Crosswalk
 from services.listener.journal import Journal
 from services.listener.open_studies import OpenStudies
+from services.listener.policies import by_rules, into_crosswalk, sop_class_filter, tls
 from services.listener.ports import Publisher
 from services.listener.publish import PublishStudy
-from services.listener.server import Secure, Server
+from services.listener.rules import Routing
+from services.listener.rules_file import load_rules
+from services.listener.server import Server
 from services.listener.settings import ListenerSection, ListenerSettings
 from services.listener.store import StoreObject, load_object
-from services.listener.tls import TlsContexts, TlsSection
-from services.listener.tls_socket import accept_tls
+from services.listener.stow_server import stow_door
 from shared.archive import Archive, open_archive
 from shared.errors import ConfigurationError
 from shared.pseudonym import Pseudonyms, load_key
@@ -39,12 +42,19 @@ log = logging.getLogger(__name__)
 
 # Connections that have not sent their request yet are no associations, but each takes a thread.
 _CONNECTIONS_PER_ASSOCIATION: Final = 2
-_UID_PATTERN: Final = re.compile(r"[0-9.*?]{1,64}")
+
+
+class Doors(NamedTuple):
+    """The bound DICOM host and port, and the URL of STOW-RS if that is on."""
+
+    host: str
+    port: int
+    stow_url: str | None
 
 
 @contextlib.asynccontextmanager
-async def listening(settings: ListenerSettings, publisher: Publisher) -> AsyncIterator[tuple[str, int]]:
-    """A whole listener around `publisher`; yields the bound DICOM host and port.
+async def listening(settings: ListenerSettings, publisher: Publisher) -> AsyncIterator[Doors]:
+    """A whole listener around `publisher`; yields where it listens.
 
     Should publishing ever end by an error, the body is cancelled and that error raised: a listener
     that only receives must not look like one that works.
@@ -53,44 +63,59 @@ async def listening(settings: ListenerSettings, publisher: Publisher) -> AsyncIt
         ConfigurationError: the journal, the archive, the key or the address cannot be used.
     """
     section = settings.listener
-    pseudonyms = Pseudonyms(load_key(section.pseudonym_key_file, generate=section.generate_pseudonym_key))
-    try:
-        journal = Journal(
-            section.journal_dir,
-            load=partial(load_object, pseudonyms=pseudonyms, max_object_bytes=section.max_object_bytes),
-            min_free_bytes=section.min_free_disk_bytes,
-            conflicts=section.conflicts,
+    key = load_key(section.pseudonym_key_file, generate=section.generate_pseudonym_key)
+    pseudonyms = Pseudonyms(key)
+    with contextlib.ExitStack() as closing:
+        try:
+            journal = Journal(
+                section.journal_dir,
+                load=partial(load_object, pseudonyms=pseudonyms, max_object_bytes=section.max_object_bytes),
+                min_free_bytes=section.min_free_disk_bytes,
+                conflicts=section.conflicts,
+            )
+            closing.callback(journal.close)
+            unpublished = await asyncio.to_thread(journal.recover)
+        except OSError as error:
+            raise ConfigurationError(f"the journal {section.journal_dir} cannot be used: {error}") from error
+        audit = AuditLog(section.audit, ae_title=section.ae_title, on_dropped=metrics.AUDIT_RECORDS_LOST.inc)
+        closing.callback(audit.close)
+        crosswalk = None
+        if section.crosswalk_file is not None:
+            if section.crosswalk_key_file is not None:
+                key = load_key(section.crosswalk_key_file, generate=False)
+            crosswalk = await asyncio.to_thread(Crosswalk, section.crosswalk_file, key)
+            closing.callback(crosswalk.close)
+        routing = load_rules(section.rules_file) if section.rules_file is not None else Routing()
+        open_studies = OpenStudies(section.study_quiet_s, section.study_max_age_s, routing.completion.for_ae)
+        for study in unpublished:
+            open_studies.found(study, journal.sender_of(study))
+        if unpublished:
+            log.info("going on with %d studies from an earlier run", len(unpublished))
+        store = StoreObject(
+            journal,
+            open_studies,
+            pseudonyms,
+            section.max_object_bytes,
+            decide=by_rules(routing.rules),
+            note_identity=into_crosswalk(crosswalk),
         )
-    except OSError as error:
-        raise ConfigurationError(f"the journal {section.journal_dir} cannot be used: {error}") from error
-    with contextlib.closing(journal):
-        async with _listening(settings, publisher, journal, pseudonyms) as address:
-            yield address
+        async with _listening(settings, publisher, journal, store, audit) as doors:
+            yield doors
 
 
 @contextlib.asynccontextmanager
 async def _listening(
-    settings: ListenerSettings, publisher: Publisher, journal: Journal, pseudonyms: Pseudonyms
-) -> AsyncIterator[tuple[str, int]]:
-    section = settings.listener
-    try:
-        unpublished = await asyncio.to_thread(journal.recover)
-    except OSError as error:
-        raise ConfigurationError(f"the journal {section.journal_dir} cannot be used: {error}") from error
-    open_studies = OpenStudies(quiet_s=section.study_quiet_s, max_age_s=section.study_max_age_s)
-    for study in unpublished:
-        open_studies.found(study, journal.sender_of(study))
-    if unpublished:
-        log.info("going on with %d studies from an earlier run", len(unpublished))
+    settings: ListenerSettings, publisher: Publisher, journal: Journal, store: StoreObject, audit: AuditLog
+) -> AsyncIterator[Doors]:
+    section, open_studies = settings.listener, store.open_studies
     archive = open_archive(settings.archive)
     completion = Completion(
         journal=journal,
         open_studies=open_studies,
-        publish=PublishStudy(journal, archive, publisher),
+        publish=PublishStudy(journal, archive, publisher, asyncio.Semaphore(section.publish_concurrency)),
         poll_s=min(0.5, section.study_quiet_s / 4),
         retry_s=section.publish_retry_s,
         retry_max_s=section.publish_retry_max_s,
-        concurrency=section.publish_concurrency,
     )
     open_associations = OpenAssociations(
         max_total=section.max_associations,
@@ -104,16 +129,20 @@ async def _listening(
         open_studies.association_closed(association.number)
         commitment_reports.association_ended(association)
 
+    # Requests by either door count as associations: one counter numbers both.
+    numbers = itertools.count(1)
     server = Server(
         section,
-        StoreObject(journal, open_studies, pseudonyms, section.max_object_bytes),
-        GuardedAdmission(access, open_associations),
+        store,
+        GuardedAdmission(access, open_associations, audit),
         open_associations,
         ended=ended,
+        audit=audit,
         is_welcome=access.is_welcome,
-        secure=_secure(section.tls),
+        secure=tls(section.tls),
         commitment=take_commitment_request,
-        is_allowed=_sop_class_filter(section.sop_classes),
+        is_allowed=sop_class_filter(section.sop_classes),
+        numbers=numbers,
     )
     address = server.start()
     try:
@@ -122,7 +151,8 @@ async def _listening(
             closing.add_done_callback(_report_death)
             reporting = tasks.create_task(commitment_reports.run())
             try:
-                yield address
+                async with stow_door(section, store, numbers=numbers, audit=audit) as stow_url:
+                    yield Doors(*address, stow_url)
             finally:
                 await asyncio.to_thread(server.stop)
                 closing.cancel()
@@ -156,25 +186,6 @@ def _commitment(
             retry_max_age_s=section.commitment_retry_max_age_s,
         ),
     )
-    return TakeCommitmentRequest(transactions, reports, journal.check_space, section.commitment_max_transactions), reports
-
-
-def _secure(section: TlsSection) -> Secure | None:
-    if section.mode == "off":
-        return None
-    contexts = TlsContexts(
-        section, on_reload=lambda taken: metrics.TLS_RELOADS.labels("taken" if taken else "kept-old").inc()
-    )
-    metrics.TLS_EXPIRY_SECONDS.set_function(contexts.seconds_until_expiry)
-    return lambda connected: accept_tls(connected, contexts)
-
-
-def _sop_class_filter(patterns: Sequence[str]) -> Callable[[str], bool]:
-    """Whether a SOP Class UID is one of `patterns`; none of them: any is."""
-    if not patterns:
-        return lambda _: True
-    for pattern in patterns:
-        if not _UID_PATTERN.fullmatch(pattern):
-            raise ConfigurationError(f"SIMILIS_LISTENER__SOP_CLASSES: {pattern!r} is no UID, nor one with * or ?")
-    wanted = re.compile("|".join(fnmatch.translate(pattern) for pattern in patterns))
-    return lambda uid: wanted.fullmatch(uid) is not None
+    return TakeCommitmentRequest(
+        transactions, reports, journal.check_space, section.commitment_max_transactions
+    ), reports

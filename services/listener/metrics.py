@@ -18,7 +18,15 @@ DUPLICATES = Counter("similis_listener_duplicate_objects_total", "Objects that w
 CONFLICTS = Counter(
     "similis_listener_conflicting_objects_total", "Objects refused: another object already has their SOP Instance UID."
 )
+RULE_DECISIONS = Counter(
+    "similis_listener_rule_decisions_total", "Objects that a routing rule dropped or refused.", ["rule", "action"]
+)
 ECHOES = Counter("similis_listener_echoes_total", "C-ECHO requests answered.")
+
+# STOW-RS
+STOW_REQUESTS = Counter(
+    "similis_listener_stow_requests_total", "STOW-RS requests by HTTP status; or refused, disconnected.", ["status"]
+)
 
 # Associations
 ASSOCIATIONS_OPEN = Gauge("similis_listener_associations_open", "Transport connections being served.")
@@ -40,6 +48,7 @@ TLS_RELOADS = Counter("similis_listener_tls_reloads_total", "Times changed TLS f
 TLS_EXPIRY_SECONDS = Gauge(
     "similis_listener_tls_certificate_expiry_seconds", "Time until the listener's certificate expires; without TLS 0."
 )
+AUDIT_RECORDS_LOST = Counter("similis_listener_audit_records_lost_total", "Audit records that could not be written.")
 
 # Studies
 STUDIES_OPEN = Gauge("similis_listener_studies_open", "Studies with objects that no published revision has.")

@@ -29,6 +29,7 @@ from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 from pynetdicom.sop_class import _STORAGE_CLASSES
 
 from services.listener.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from services.listener.request_items import without_unknown
 
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
 VERIFICATION: Final = "1.2.840.10008.1.1"
@@ -39,6 +40,8 @@ _STORAGE: Final = frozenset(_STORAGE_CLASSES.values())
 TRANSFER_SYNTAXES: Final = (
     frozenset(uid for uid, entry in UID_dictionary.items() if entry[1] == "Transfer Syntax") - _NO_DATA_SETS
 )
+_REMEMBERED: Final = 64
+_REMEMBERED_BYTES: Final = 32 * 1024
 REASONS: Final = {1: "user", 2: "no-reason", 3: "abstract-syntax", 4: "transfer-syntax"}
 # PS3.4 table B.3-2: storage level 2 (full), signature level 3 (bit preserving), no element is coerced.
 _STORAGE_SUPPORT: Final = b"\x02\x00\x03\x00\x00\x00"
@@ -48,7 +51,7 @@ class MalformedRequestError(Exception):
     """An A-ASSOCIATE-RQ that cannot be read."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class AssociationRequest:
     """What an A-ASSOCIATE-RQ asks for. `max_pdu_bytes` is the longest PDU its sender takes; 0: any."""
 
@@ -86,6 +89,40 @@ class Acceptance:
     rejected: tuple[RejectedContext, ...]
 
 
+class Negotiation:
+    """Reads association requests and answers them. Safe from any thread.
+
+    A sender with an association for each object asks the same again and again, so the last requests
+    and their answers are remembered.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_pdu_bytes: int,
+        is_allowed: Callable[[str], bool] = lambda _: True,
+        commitment: bool = False,
+    ) -> None:
+        self._max_pdu_bytes = max_pdu_bytes
+        self._is_allowed = is_allowed
+        self._commitment = commitment
+        self._parsed = lru_cache(_REMEMBERED)(parse_request)
+        self._answered = lru_cache(_REMEMBERED)(self._answer)
+
+    def parse(self, body: bytes) -> AssociationRequest:
+        """As `parse_request`."""
+        return self._parsed(body) if len(body) <= _REMEMBERED_BYTES else parse_request(body)
+
+    def accept(self, request: AssociationRequest) -> Acceptance:
+        """As the function `accept`, by this listener's settings."""
+        return self._answered(request)
+
+    def _answer(self, request: AssociationRequest) -> Acceptance:
+        return accept(
+            request, max_pdu_bytes=self._max_pdu_bytes, is_allowed=self._is_allowed, commitment=self._commitment
+        )
+
+
 @lru_cache(maxsize=4096)
 def is_storage(abstract_syntax: UID) -> bool:
     """Whether an abstract syntax is a storage SOP class, or one that nothing else claims."""
@@ -104,6 +141,7 @@ def parse_request(body: bytes) -> AssociationRequest:
     """
     try:
         request = A_ASSOCIATE_RQ()
+        body = without_unknown(body)
         request.decode(struct.pack(">BxI", 0x01, len(body)) + body)
         primitive = request.to_primitive()
         return AssociationRequest(

@@ -37,6 +37,8 @@ class PublishStudy:
     journal: Journal
     archive: Archive
     publisher: Publisher
+    slots: asyncio.Semaphore
+    """Studies that are brought to the archive at a time. A broker that is away holds up none of them."""
 
     async def __call__(self, study: str) -> StudyManifest | None:
         """Publish the next revision of `study`; None if the journal has nothing new for one.
@@ -45,7 +47,8 @@ class PublishStudy:
             TransientError: the archive or the broker is away; try again.
             OSError: the journal could not be read or written; try again.
         """
-        manifest = await _in_thread(self._archive, study)
+        async with self.slots:
+            manifest = await _in_thread(self._archive, study)
         if manifest is None:
             return None
         await self.publisher.publish(STUDY_RECEIVED.name, announce(manifest))

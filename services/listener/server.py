@@ -7,12 +7,16 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from services.listener import metrics
 from services.listener.access import OpenAssociations
+from services.listener.admission import peer_of
 from services.listener.association import Association, AssociationLimits
+from services.listener.audit import AuditLog
+from services.listener.audit_messages import Peer
+from services.listener.negotiation import Negotiation
 from services.listener.ports import Admission, CommitmentRequests, Receiver
 from services.listener.settings import ListenerSection
 from services.listener.tls_socket import HandshakeError, TlsConnection
@@ -50,20 +54,25 @@ class Server:
         open_associations: OpenAssociations,
         *,
         ended: Ended,
+        audit: AuditLog,
         is_welcome: Callable[[str], bool] = lambda _: True,
         secure: Secure | None = None,
         commitment: CommitmentRequests | None = None,
         is_allowed: Callable[[str], bool] = lambda _: True,
+        numbers: Iterator[int] | None = None,
     ) -> None:
         self._settings = settings
         self._receiver = receiver
         self._admission = admission
         self._open_associations = open_associations
         self._ended = ended
+        self._audit = audit
         self._is_welcome = is_welcome
         self._secure = secure
         self._commitment = commitment
-        self._is_allowed = is_allowed
+        self._negotiation = Negotiation(
+            max_pdu_bytes=settings.max_pdu_bytes, is_allowed=is_allowed, commitment=commitment is not None
+        )
         self._limits = AssociationLimits(
             max_pdu_bytes=settings.max_pdu_bytes,
             max_objects=settings.max_objects_per_association,
@@ -73,7 +82,7 @@ class Server:
         )
         shortest_s = min(settings.acse_timeout_s, settings.network_timeout_s, settings.pdu_timeout_s)
         self._tick_s = min(_LONGEST_TICK_S, shortest_s / 4)
-        self._numbers = itertools.count(1)
+        self._numbers = numbers or itertools.count(1)
         self._lock = threading.Lock()
         self._open: dict[Association | socket.socket, threading.Thread] = {}
         self._stopped = threading.Event()
@@ -121,6 +130,12 @@ class Server:
                 one.close()
         for _, thread in under_way:
             thread.join(max(0.0, deadline_s - time.monotonic()))
+        # Nobody may still write when the journal is given up.
+        for one, thread in under_way:
+            if thread.is_alive():
+                if isinstance(one, Association):
+                    one.cut()
+                thread.join()
 
     def _accept(self, listening: socket.socket) -> None:
         while True:
@@ -133,12 +148,19 @@ class Server:
                 log.warning("a connection could not be accepted: %s", error.strerror)
                 time.sleep(_ACCEPT_PAUSE_S)
                 continue
-            self._begin(connected, str(address[0]))
+            try:
+                self._begin(connected, str(address[0]))
+            except Exception:
+                # This thread is the listener's ear.
+                log.exception("a connection could not be begun")
+                connected.close()
 
     def _begin(self, connected: socket.socket, peer_address: str) -> None:
-        if not self._is_welcome(peer_address) or not self._open_associations.connected():
-            metrics.ASSOCIATIONS.labels("refused").inc()
-            connected.close()
+        if not self._is_welcome(peer_address):
+            self._turn_away(connected, peer_address, "peer-address")
+            return
+        if not self._open_associations.connected():
+            self._turn_away(connected, peer_address, "connection-limit")
             return
         thread = threading.Thread(target=self._serve, args=(connected, peer_address), name="dicom-association")
         with self._lock:
@@ -151,11 +173,19 @@ class Server:
             self._open_associations.disconnected()
             connected.close()
 
+    def _turn_away(self, connected: socket.socket, peer_address: str, why: str) -> None:
+        metrics.ASSOCIATIONS.labels("refused").inc()
+        self._audit.association_refused(Peer(peer_address), why)
+        connected.close()
+
     def _serve(self, connected: socket.socket, peer_address: str) -> None:
         served: Association | socket.socket = connected
         metrics.ASSOCIATIONS_OPEN.inc()
         try:
-            secured = connected if self._secure is None else self._secure(connected).socket
+            secured, certificate_sha256 = connected, None
+            if self._secure is not None:
+                connection = self._secure(connected)
+                secured, certificate_sha256 = connection.socket, connection.peer_fingerprint
             association = Association(
                 Connection(
                     secured,
@@ -170,16 +200,20 @@ class Server:
                 receiver=self._receiver,
                 admission=self._admission,
                 commitment=self._commitment,
-                is_allowed=self._is_allowed,
+                negotiation=self._negotiation,
+                certificate_sha256=certificate_sha256,
+                tallied=self._record,
             )
             with self._lock:
                 self._open[association] = self._open.pop(connected)
             served = association
             association.serve()
+            self._record(association)
             self._ended(association)
         except HandshakeError as error:
             metrics.ASSOCIATIONS.labels("no-tls").inc()
             metrics.TLS_FAILURES.labels(error.reason).inc()
+            self._audit.association_refused(Peer(peer_address), error.reason)
             log.warning("a connection from %s: %s", peer_address, error)
         except OSError as error:
             log.warning("a connection from %s broke before its association: %s", peer_address, type(error).__name__)
@@ -190,6 +224,13 @@ class Server:
             self._forget(served)
             self._open_associations.disconnected()
             metrics.ASSOCIATIONS_OPEN.dec()
+
+    def _record(self, association: Association) -> None:
+        """Tell the audit log what an association has brought."""
+        peer, tally = peer_of(association), association.tally
+        if tally.reject:
+            self._audit.association_refused(peer, tally.reject)
+        self._audit.association_ended(peer, tally.objects)
 
     def _forget(self, served: Association | socket.socket) -> None:
         with self._lock:

@@ -8,8 +8,37 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from services.listener.access import AccessSection
+from services.listener.audit import AuditSection
 from services.listener.tls import TlsSection
 from shared.settings import Section, SimilisSettings
+
+
+class StowSection(Section):
+    """STOW-RS (PS3.18 section 10.5), a second door for objects."""
+
+    host: str = Field("127.0.0.1", description="Address to bind for STOW-RS.")
+    port: int | None = Field(
+        None, ge=0, le=65535, description="Port to bind for STOW-RS; 0: any free one. Unset: no STOW-RS."
+    )
+    ae_title: str = Field(
+        "STOW-RS",
+        min_length=1,
+        max_length=16,
+        description="What counts as the calling AE title of its objects, in allow-lists and rules, too.",
+    )
+    token_file: Path | None = Field(
+        None, description="File with the bearer token that a request must have. Unset: none is asked for."
+    )
+    max_requests: PositiveInt = Field(8, description="Requests at a time; more are answered with 503.")
+    max_request_bytes: PositiveInt = Field(4_294_967_296, description="Longest request; longer ones get 413.")
+    max_parts: PositiveInt = Field(5_000, description="Parts of a request; with more it gets 413.")
+    body_timeout_s: PositiveFloat = Field(
+        30.0, description="Longest silence within a request, and longest wait for the whole of its head."
+    )
+    min_receive_bytes_per_s: NonNegativeInt = Field(
+        1_000, description="A request that comes slower than this, after body_timeout_s, gets 408; 0: any rate."
+    )
+    tls: TlsSection = TlsSection()
 
 
 class ListenerSection(Section):
@@ -26,6 +55,16 @@ class ListenerSection(Section):
     )
     generate_pseudonym_key: bool = Field(
         False, description="Make the key file if there is none; otherwise a missing one is an error."
+    )
+    crosswalk_file: Path | None = Field(
+        Path("similis-data/crosswalk"),
+        description="Where it is kept, encrypted, whose each pseudonym is. Unset to keep no such thing.",
+    )
+    crosswalk_key_file: Path | None = Field(
+        None, description="Secret key of the crosswalk. Unset: that of the pseudonyms."
+    )
+    rules_file: Path | None = Field(
+        None, description="YAML file of routing rules (docs/listener-rules.md). Unset: every object is kept."
     )
     study_quiet_s: PositiveFloat = Field(
         10.0, description="A study closes once it has been quiet this long and no open association carries it."
@@ -67,7 +106,7 @@ class ListenerSection(Section):
     min_free_disk_bytes: NonNegativeInt = Field(
         1_073_741_824, description="With less free than this on the journal's disk, objects are refused with 0xA700."
     )
-    publish_concurrency: PositiveInt = Field(4, description="Studies being published at a time.")
+    publish_concurrency: PositiveInt = Field(4, description="Studies being brought to the archive at a time.")
     publish_retry_s: PositiveFloat = Field(0.5, description="First pause before publishing is tried again; doubles.")
     publish_retry_max_s: PositiveFloat = Field(30.0, description="Longest pause before publishing is tried again.")
     commitment_peers: tuple[str, ...] = Field(
@@ -76,7 +115,7 @@ class ListenerSection(Section):
         "on the association that they asked on.",
     )
     commitment_wait_s: PositiveFloat = Field(
-        3600.0, description="Longest wait for objects that storage commitment is asked for to be archived; then it fails."
+        3600.0, description="Longest wait for objects to be archived that storage commitment is asked for."
     )
     commitment_retry_s: PositiveFloat = Field(
         5.0, description="First pause before a report of storage commitment is sent again; doubles."
@@ -92,6 +131,8 @@ class ListenerSection(Section):
     )
     access: AccessSection = AccessSection()
     tls: TlsSection = TlsSection()
+    audit: AuditSection = AuditSection()
+    stow: StowSection = StowSection()
 
 
 class ListenerSettings(SimilisSettings):

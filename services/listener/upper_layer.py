@@ -96,9 +96,9 @@ class Connection:
         self._timeout_s = seconds
         self._deadline_s = time.monotonic() + seconds if in_all else None
 
-    def begin(self) -> None:
-        """From now on the peer must keep up its rate."""
-        self._began_s = time.monotonic()
+    def expect_rate(self, *, expected: bool) -> None:
+        """Whether the peer must keep up its rate from now on: within a message, not between two."""
+        self._began_s = time.monotonic() if expected else 0.0
         self._received_bytes = 0
 
     def read_header(self) -> tuple[int, int]:
@@ -138,11 +138,6 @@ class Connection:
         start = self._start
         self._start = min(self._end, start + max_bytes)
         return self._buffer[start : self._start]
-
-    @property
-    def has_more(self) -> bool:
-        """Whether bytes that were received wait to be read."""
-        return self._start < self._end
 
     def send(self, data: bytes) -> None:
         """Send all of `data`.
@@ -185,6 +180,9 @@ class Connection:
             # A sender with Nagle's algorithm on waits for this acknowledgement before its next small segment.
             with contextlib.suppress(OSError):
                 self.socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
+            # However often a drip of bytes came in between.
+            raise TooSlowError("not everything came in time")
         self._received_bytes += count
         if self._began_s and self._min_bytes_per_s:
             elapsed_s = time.monotonic() - self._began_s
@@ -223,7 +221,8 @@ def release_reply_pdu() -> bytes:
 
 def message_pdus(context_id: int, command: bytes, data_set: bytes = b"", *, max_pdu_bytes: int) -> bytes:
     """A DIMSE message as P-DATA-TF PDUs of at most `max_pdu_bytes` each (0: any length), PS3.8 section 9.3.5."""
-    step = max(max_pdu_bytes - _PDV_HEADER_BYTES, _MIN_PDU_BYTES) if max_pdu_bytes else 1 << 20
+    # Annex E.1: a fragment has an even length.
+    step = max(max_pdu_bytes - _PDV_HEADER_BYTES & ~1, _MIN_PDU_BYTES) if max_pdu_bytes else 1 << 20
     pdus = []
     for kind, data in ((COMMAND, command), (0, data_set)):
         for start in range(0, len(data), step):

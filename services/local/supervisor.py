@@ -293,6 +293,7 @@ class Supervisor:
             "SIMILIS_LISTENER__JOURNAL_DIR": str(data / "journal"),
             "SIMILIS_LISTENER__PSEUDONYM_KEY_FILE": str(data / "pseudonym.key"),
             "SIMILIS_LISTENER__GENERATE_PSEUDONYM_KEY": "true",
+            "SIMILIS_LISTENER__CROSSWALK_FILE": str(data / "crosswalk"),
             "SIMILIS_QUERY__PORT": str(settings.http_port),
         }
         if "archive" not in settings.model_fields_set:

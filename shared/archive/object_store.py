@@ -4,7 +4,8 @@ Large objects go up and come down in parts of `part_bytes`, so that memory stays
 An upload that is broken off is no object; its parts lie hidden in the bucket until a lifecycle rule of the bucket
 removes them (for S3: AbortIncompleteMultipartUpload).
 
-The library runs threads of its own: a process that has used an archive must not go on in a fork.
+The library runs threads of its own, which a fork does not have: in the fork of a process that has used an archive,
+calls never return. Start other processes by spawn, or before the first call.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class FilePublisher:
 async def _run(settings: ListenerSettings, publisher: FilePublisher) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with listening(settings, publisher) as (host, port):
+    async with listening(settings, publisher) as (host, port, _):
         write_endpoints(settings.endpoint_file, {"dicom": {"host": host, "port": port, "ae_title": "SIMILIS"}})
         await stop.wait()
 

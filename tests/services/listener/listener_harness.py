@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -167,6 +169,28 @@ def associate(host: str, port: int, *contexts: tuple[str, str | list[str]], call
     return ae.associate(host, port, ae_title="SIMILIS")
 
 
+def item(kind: int, body: bytes) -> bytes:
+    return struct.pack(">BBH", kind, 0, len(body)) + body
+
+
+def association_request(*contexts: bytes, calling: str = "STRANGE") -> bytes:
+    """An A-ASSOCIATE-RQ, PS3.8 section 9.3.2, with these presentation context items."""
+    user = item(0x51, struct.pack(">I", 16384)) + item(0x52, b"1.2.3")
+    items = item(0x10, b"1.2.840.10008.3.1.1.1") + b"".join(contexts) + item(0x50, user)
+    body = struct.pack(">HH16s16s32x", 1, 0, b"SIMILIS".ljust(16), calling.encode().ljust(16)) + items
+    return struct.pack(">BBI", 1, 0, len(body)) + body
+
+
+def rejection(host: str, port: int, *, calling: str = "TESTSCU") -> tuple[int, int, int]:
+    """Result, source and reason of the A-ASSOCIATE-RJ that a request gets."""
+    context = item(0x20, b"\x01\0\0\0" + item(0x30, MR.encode()) + item(0x40, ExplicitVRLittleEndian.encode()))
+    with socket.create_connection((host, port), timeout=10) as peer:
+        peer.sendall(association_request(context, calling=calling))
+        answer = peer.recv(100)
+    assert answer[:7] == b"\x03\0\0\0\0\4\0", answer
+    return answer[7], answer[8], answer[9]
+
+
 @dataclass
 class Running:
     """A listener in a thread with an event loop of its own."""
@@ -175,6 +199,7 @@ class Running:
     publisher: MemoryPublisher = field(default_factory=MemoryPublisher)
     host: str = ""
     port: int = 0
+    stow_url: str | None = None
 
     def start(self) -> Running:
         self._ready = threading.Event()
@@ -190,7 +215,7 @@ class Running:
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         try:
-            async with listening(self.settings, self.publisher) as (self.host, self.port):
+            async with listening(self.settings, self.publisher) as (self.host, self.port, self.stow_url):
                 self._ready.set()
                 await self._stop.wait()
         except BaseException as error:
@@ -245,6 +270,7 @@ def make_settings(folder: Path, **options: object) -> ListenerSettings:
         "journal_dir": folder / "journal",
         "pseudonym_key_file": folder / "pseudonym.key",
         "generate_pseudonym_key": True,
+        "crosswalk_file": folder / "crosswalk",
         "study_quiet_s": 0.2,
         "min_free_disk_bytes": 0,
         "publish_retry_s": 0.05,

@@ -74,7 +74,7 @@ class Life:
         self.journal = Journal(folder / "journal", load=load)
         self.recovered = self.journal.recover()
         self.archive = LocalArchive(folder / "archive")
-        self.publish = PublishStudy(self.journal, self.archive, publisher)
+        self.publish = PublishStudy(self.journal, self.archive, publisher, asyncio.Semaphore(1))
         self._store = StoreObject(self.journal, OpenStudies(1, 9), PSEUDONYMS, 1 << 20)
 
     def store(self, sample: Sample) -> int:

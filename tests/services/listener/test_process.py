@@ -38,6 +38,7 @@ def environment(folder: Path, **extra: str) -> dict[str, str]:
         "SIMILIS_LISTENER__JOURNAL_DIR": str(folder / "journal"),
         "SIMILIS_LISTENER__PSEUDONYM_KEY_FILE": str(folder / "pseudonym.key"),
         "SIMILIS_LISTENER__GENERATE_PSEUDONYM_KEY": "true",
+        "SIMILIS_LISTENER__CROSSWALK_FILE": str(folder / "crosswalk"),
         "SIMILIS_LISTENER__STUDY_QUIET_S": "0.3",
         "SIMILIS_LISTENER__MIN_FREE_DISK_BYTES": "0",
         "SIMILIS_ARCHIVE__URL": str(folder / "archive"),

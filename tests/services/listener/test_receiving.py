@@ -11,7 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from listener_harness import MR, Running, Sample, associate, encode, make_dataset, make_sample, wait_for
+from listener_harness import (
+    MR,
+    Running,
+    Sample,
+    associate,
+    association_request,
+    encode,
+    item,
+    make_dataset,
+    make_sample,
+    rejection,
+    wait_for,
+)
 from prometheus_client import REGISTRY
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
@@ -237,8 +249,7 @@ def test_repeats_and_conflicts_are_known_after_a_restart_before_the_study_is_pub
 def test_associations_beyond_the_limit_are_rejected(start_listener: Callable[..., Running]) -> None:
     listener = start_listener(max_associations=2)
     with listener.send() as one, listener.send():
-        third = associate(listener.host, listener.port)
-        assert third.is_rejected
+        assert rejection(listener.host, listener.port) == (2, 3, 2)
         assert one.store(make_sample()).Status == 0x0000
 
 
@@ -264,18 +275,6 @@ def test_a_peer_that_stalls_or_sends_nonsense_is_cut_off(start_listener: Callabl
     wait_for(lambda: metric("similis_listener_associations_open") == 0)
     with listener.send() as sender:
         assert sender.store(make_sample()).Status == 0x0000
-
-
-def item(kind: int, body: bytes) -> bytes:
-    return struct.pack(">BBH", kind, 0, len(body)) + body
-
-
-def association_request(*contexts: bytes) -> bytes:
-    """An A-ASSOCIATE-RQ, PS3.8 section 9.3.2, with these presentation context items."""
-    user = item(0x51, struct.pack(">I", 16384)) + item(0x52, b"1.2.3")
-    items = item(0x10, b"1.2.840.10008.3.1.1.1") + b"".join(contexts) + item(0x50, user)
-    body = struct.pack(">HH16s16s32x", 1, 0, b"SIMILIS".ljust(16), b"STRANGE".ljust(16)) + items
-    return struct.pack(">BBI", 1, 0, len(body)) + body
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ async def until_answers(client: httpx.AsyncClient, url: str, status: int) -> Non
 
 @pytest.mark.parametrize(
     "setting",
-    [{"SIMILIS_QUERY__PORT": "many"}, {"SIMILIS_ARCHIVE__URL": "s3://bucket/x"}, {"SIMILIS_QUERY__PROT": "1"}],
+    [{"SIMILIS_QUERY__PORT": "many"}, {"SIMILIS_ARCHIVE__URL": "ftp://bucket/x"}, {"SIMILIS_QUERY__PROT": "1"}],
 )
 def test_a_wrong_setting_ends_it_with_a_message(setting: dict[str, str], tmp_path: Path):
     code = "from services.query.app import main; main()"

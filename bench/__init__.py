@@ -1,0 +1,1 @@
+"""Benchmarks: commands that measure in one run, print ratios and plot them. Run from the checkout."""
