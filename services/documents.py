@@ -3,6 +3,7 @@
 schemas/<event>/v1.json, schemas/asyncapi.yaml     shared.schemas
 schemas/openapi.yaml                               services.query
 README.md, the settings table                      every settings class
+docs/dicom-conformance.md                          services.listener
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from pydantic_core import PydanticUndefined
 
 from services.embedder.settings import EmbedderSettings
 from services.explainer.settings import ExplainerSettings
+from services.listener.conformance import DOCUMENT as CONFORMANCE
+from services.listener.conformance import check_conformance_statement, conformance_statement
 from services.listener.settings import ListenerSettings
 from services.local.settings import LocalSettings
 from services.query.openapi import check_openapi, export_openapi
@@ -40,12 +43,17 @@ def export(folder: Path) -> None:
     """Write every generated document."""
     schemas.export(folder)
     export_openapi(folder / "openapi.yaml")
+    CONFORMANCE.write_text(conformance_statement(), "utf-8")
     README.write_text(_with_settings_table(README.read_text("utf-8")), "utf-8")
 
 
 def check(folder: Path) -> list[str]:
     """What differs between the kept documents and the code, one line each."""
-    problems = [*schemas.check(folder), *check_openapi(folder / "openapi.yaml")]
+    problems = [
+        *schemas.check(folder),
+        *check_openapi(folder / "openapi.yaml"),
+        *check_conformance_statement(CONFORMANCE),
+    ]
     text = README.read_text("utf-8")
     if text != _with_settings_table(text):
         problems.append(f"{README}: the settings table differs from the settings classes: run `make schemas`")

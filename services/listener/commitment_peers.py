@@ -105,8 +105,7 @@ class ReportByAssociation:
             self._is_closed = True
             under_way = list(self._open)
         for association in under_way:
-            association.abort(block=False)
-            # What waits for the answer is not told of the abort; this is what it gets when a peer is gone.
+            # What waits for an answer would sleep through an abort. This is what it is told when a peer is gone.
             association.dimse.msg_queue.put((None, None))
 
 

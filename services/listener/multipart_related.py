@@ -18,6 +18,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 _BOUNDARY: Final = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
 _MAX_HEADERS: Final = 16
 _MAX_HEADER_BYTES: Final = 1024
+_MAX_PREAMBLE_BYTES: Final = 4096
 
 
 class MalformedMultipartError(Exception):
@@ -65,7 +66,8 @@ class RelatedReader:
     def __init__(self, boundary: str, sink: PartSink) -> None:
         if not _BOUNDARY.fullmatch(boundary):
             raise MalformedMultipartError("the boundary is missing or is none")
-        self._sink = sink
+        self._delimiter = b"--" + boundary.encode("ascii")
+        self._preamble: bytearray | None = bytearray()
         self._name = bytearray()
         self._value = bytearray()
         self._content_type = ""
@@ -92,6 +94,8 @@ class RelatedReader:
         Raises:
             MalformedMultipartError: they cannot follow what came before.
         """
+        if self._preamble is not None:
+            data = self._past_preamble(self._preamble, data)
         try:
             self._parser.write(data)
         except FormParserError:
@@ -106,6 +110,18 @@ class RelatedReader:
         """
         if not self._is_whole:
             raise MalformedMultipartError("the message ends before its closing delimiter")
+
+    def _past_preamble(self, preamble: bytearray, data: bytes) -> bytes:
+        """RFC 2046 section 5.1.1: what comes before the first delimiter, on a line of its own, means nothing."""
+        preamble += data
+        line = b"\r\n" + self._delimiter
+        start = 0 if preamble.startswith(self._delimiter) else preamble.find(line, 0, _MAX_PREAMBLE_BYTES) + 2
+        if start == 1:  # it has not come
+            if len(preamble) >= _MAX_PREAMBLE_BYTES:
+                raise MalformedMultipartError("the message does not begin with its boundary")
+            return b""
+        self._preamble = None
+        return bytes(preamble[start:])
 
     def _begin_headers(self) -> None:
         self._content_type = ""

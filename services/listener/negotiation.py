@@ -37,6 +37,7 @@ STORAGE_COMMITMENT: Final = "1.2.840.10008.1.20.1"
 # PS3.6 annex A also calls these two transfer syntaxes; they encode no data set.
 _NO_DATA_SETS: Final = frozenset({"1.2.840.10008.1.2.6.1", "1.2.840.10008.1.2.6.2"})
 _STORAGE: Final = frozenset(_STORAGE_CLASSES.values())
+_STORAGE_ROOT: Final = "1.2.840.10008.5.1.4.1.1."
 TRANSFER_SYNTAXES: Final = (
     frozenset(uid for uid, entry in UID_dictionary.items() if entry[1] == "Transfer Syntax") - _NO_DATA_SETS
 )
@@ -125,12 +126,16 @@ class Negotiation:
 
 @lru_cache(maxsize=4096)
 def is_storage(abstract_syntax: UID) -> bool:
-    """Whether an abstract syntax is a storage SOP class, or one that nothing else claims."""
-    return (
-        abstract_syntax in _STORAGE
-        or abstract_syntax.is_private
-        or not hasattr(pynetdicom.sop_class, abstract_syntax.keyword or "?")
-    )
+    """Whether an abstract syntax is a storage SOP class: also a private, a retired or an unknown one."""
+    if abstract_syntax in _STORAGE or abstract_syntax.is_private:
+        return True
+    if (entry := UID_dictionary.get(abstract_syntax)) is None:
+        return True  # of a later edition of the Standard
+    name, kind, keyword = entry[0], entry[1], entry[4]
+    if kind != "SOP Class" or hasattr(pynetdicom.sop_class, keyword or "?"):
+        return False
+    # What pynetdicom does not know, or calls otherwise, such as Modality Worklist.
+    return abstract_syntax.startswith(_STORAGE_ROOT) or ("Storage" in name and "Commitment" not in name)
 
 
 def parse_request(body: bytes) -> AssociationRequest:

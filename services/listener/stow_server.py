@@ -82,6 +82,18 @@ class GuardedProtocol(H11Protocol):
         super().data_received(data)
         self._watch()
 
+    def on_response_complete(self) -> None:
+        """A response has been written, though perhaps not been taken yet."""
+        super().on_response_complete()
+        self._watch()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client sends no more: after a whole request it may still wait for the response."""
+        if self.cycle is None or self.cycle.more_body or self.cycle.response_complete or self.scheme == "https":
+            return False
+        self.cycle.keep_alive = False
+        return True
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is closed."""
         self._stop_timer()
@@ -103,7 +115,7 @@ class GuardedProtocol(H11Protocol):
         return None
 
     def _watch(self) -> None:
-        """While no request is under way, its head must come in time as a whole."""
+        """While no request is under way, its head must come in time as a whole, and the last response be taken."""
         is_waiting = self.cycle is None or self.cycle.response_complete
         if not is_waiting:
             self._stop_timer()

@@ -239,7 +239,11 @@ def test_a_user_identity_is_neither_checked_nor_confirmed(
     assert wire.user_item(IDENTITY_ANSWER) == []
 
 
-@pytest.mark.parametrize("unknown", [item(0x5F, b"what comes later"), item(0x60, b""), item(IDENTITY_ANSWER, b"\0\0")])
+@pytest.mark.parametrize(
+    "unknown",
+    [item(0x5F, b"what comes later"), item(0x60, b""), item(IDENTITY_ANSWER, b"\0\0")],
+    ids=["of a later edition", "empty", "an acceptor's"],
+)
 def test_user_information_that_is_not_known_is_ignored(listener: Running, unknown: bytes) -> None:
     """PS3.8 section D.2: a later edition's items are no reason to reject."""
     with_role = unknown + named(ROLE, MR, b"\1\0")

@@ -8,13 +8,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import pytest
+from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 from pynetdicom.sop_class import _STORAGE_CLASSES
 
-from services.listener.negotiation import TRANSFER_SYNTAXES
+from services.listener.negotiation import STORAGE_COMMITMENT, TRANSFER_SYNTAXES, VERIFICATION
 from tests.conformance.kept import assert_as_sent
+from tests.conformance.wire import Request, Wire
 from tests.services.listener.listener_harness import MR, Running, Sample, encode, make_dataset
 
 IMPLICIT = ("1.2.840.10008.1.2", "1.2.840.10008.1.20")
@@ -29,6 +31,11 @@ WITHOUT_PIXELS = (
     "1.2.840.10008.1.2.7.1",
     "1.2.840.10008.1.2.7.2",
     "1.2.840.10008.1.2.7.3",
+)
+OTHER_SERVICES = sorted(
+    uid
+    for uid, (name, kind, *_) in UID_dictionary.items()
+    if kind in ("SOP Class", "Meta SOP Class") and name and "Storage" not in name
 )
 MAX_CONTEXTS = 128  # PS3.8 section 9.3.2.2: odd numbers from 1 to 255
 STUDY = generate_uid()
@@ -114,3 +121,31 @@ def test_an_object_in_another_syntax_than_negotiated_is_refused(listener: Runnin
     sample = object_in("1.2.840.10008.1.2.2")
     with listener.send((sample.sop_class, "1.2.840.10008.1.2.1")) as sender:
         assert sender.store(replace(sample, transfer_syntax="1.2.840.10008.1.2.1")).Status == 0xC000
+
+
+def test_no_other_service_of_the_standard_is_accepted(listener: Running) -> None:
+    """Not even where pynetdicom calls it otherwise than pydicom (Modality Worklist), or does not know it."""
+    asked = [uid for uid in OTHER_SERVICES if uid not in (VERIFICATION, STORAGE_COMMITMENT) and uid not in CLASSES]
+    assert len(asked) > 90
+    for start in range(0, len(asked), MAX_CONTEXTS):
+        contexts = [(uid, (ExplicitVRLittleEndian,)) for uid in asked[start : start + MAX_CONTEXTS]]
+        with Wire.associate(listener, Request(contexts)) as wire:
+            assert wire.accepted is not None
+            answers = zip(contexts, wire.accepted.presentation_context, strict=True)
+            assert [uid for (uid, _), context in answers if context.result_reason != 3] == []
+
+
+@pytest.mark.parametrize(
+    "sop_class",
+    [
+        "1.2.840.10008.5.1.4.1.1.6",
+        "1.2.840.10008.5.1.1.29",
+        "1.2.840.10008.5.1.4.1.1.999.1",
+        "1.2.826.0.1.3680043.2.1143.9",
+    ],
+    ids=["retired ultrasound", "hardcopy", "of a later edition", "private"],
+)
+def test_storage_classes_that_pynetdicom_does_not_know_are_stored(listener: Running, sop_class: str) -> None:
+    sample = object_of(sop_class)
+    with listener.send((sop_class, sample.transfer_syntax)) as sender:
+        assert sender.store(sample).Status == 0x0000

@@ -239,7 +239,6 @@ def read_until_settled(subscriber: Subscriber, studies: set[str]) -> dict[str, d
 
 
 def test_the_readme_s_consumer_prints_diagnoses(system: System, subscriber: Subscriber, tmp_path: Path) -> None:
-    subscriber.read(lambda _: bool(subscriber.diagnoses()))
     (code,) = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
     endpoints = system.data / "run" / "endpoints.json"
     assert "demo-data/run/endpoints.json" in code
@@ -249,4 +248,5 @@ def test_the_readme_s_consumer_prints_diagnoses(system: System, subscriber: Subs
         assert consumer.stdout is not None
         line = consumer.stdout.readline()
         consumer.kill()
-    assert line.split()[0] in subscriber.diagnoses()
+    # Which of several partitions comes first is anybody's guess.
+    subscriber.read(lambda _: line.split()[0] in subscriber.diagnoses())

@@ -7,25 +7,42 @@ import random
 import socket
 import struct
 from types import TracebackType
+from typing import Protocol
 
 from tests.fuzz import streams
 from tests.fuzz.streams import Message, Sent
-from tests.fuzz.target import PATIENCE_S, FindingError, Target
+from tests.fuzz.target import PATIENCE_S, FindingError
+
+
+class Address(Protocol):
+    """Where a listener is."""
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
 
 
 class RawAssociation:
-    """An association that was accepted.
+    """An association that was accepted, by `request` if it is given.
 
     Raises:
-        FindingError: from the constructor, if it was not; from `answer`, if no answer comes.
+        OSError: from the constructor, if there is no listener.
+        FindingError: from the constructor, if it was not accepted; from `answer`, if no answer comes.
     """
 
-    def __init__(self, target: Target, *, max_pdu_bytes: int = 16_384) -> None:
+    def __init__(self, target: Address, request: bytes = b"") -> None:
         self.socket = socket.create_connection((target.host, target.port), timeout=PATIENCE_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._held = b""
-        self.send(streams.associate_rq(0, max_pdu_bytes))
-        self.contexts = streams.answers(self._pdu()).contexts
+        self.contexts: dict[int, str] = {}
+        try:
+            self.send(request or streams.associate_rq())
+            self.contexts = streams.answers(self._pdu()).contexts
+        finally:
+            if not self.contexts:
+                self.socket.close()
         if not self.contexts:
             raise FindingError("a valid association request was not accepted")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Final
@@ -84,17 +84,22 @@ class Answers:
 
 
 @cache
-def associate_rq(kind: int = 0, max_pdu_bytes: int = 16_384) -> bytes:
-    """An A-ASSOCIATE-RQ by pynetdicom's encoder; `kind` 1 and 2 have more user items than 0."""
+def associate_rq(
+    kind: int = 0, max_pdu_bytes: int = 16_384, contexts: tuple[tuple[str, str], ...] = tuple(CONTEXTS.values())
+) -> bytes:
+    """An A-ASSOCIATE-RQ by pynetdicom's encoder; `kind` 1 and 2 have more user items than 0.
+
+    `contexts` are abstract and transfer syntaxes; their ids are 1, 3, 5 and so on.
+    """
     request = A_ASSOCIATE()
     request.application_context_name = "1.2.840.10008.3.1.1.1"
     request.calling_ae_title, request.called_ae_title = "FUZZ", "SIMILIS"
-    contexts = []
-    for context_id, (abstract, transfer) in CONTEXTS.items():
+    proposed = []
+    for number, (abstract, transfer) in enumerate(contexts):
         context = PresentationContext()
-        context.context_id, context.abstract_syntax, context.transfer_syntax = context_id, abstract, [transfer]
-        contexts.append(context)
-    request.presentation_context_definition_list = contexts
+        context.context_id, context.abstract_syntax, context.transfer_syntax = 2 * number + 1, abstract, [transfer]
+        proposed.append(context)
+    request.presentation_context_definition_list = proposed
     length = MaximumLengthNotification()
     length.maximum_length_received = max_pdu_bytes
     implementation = ImplementationClassUIDNotification()
@@ -144,6 +149,7 @@ def command(kind: int, *, sop_class: str = "", sop: str = "", message_id: int = 
 
 
 def store(context_id: int, sop: str, data_set: bytes, *, message_id: int = 1, sop_class: str = "") -> Message:
+    """A C-STORE request, of the context's SOP class if no other is given."""
     head = command(
         C_STORE_RQ,
         sop_class=sop_class or CONTEXTS[context_id][0],
@@ -152,6 +158,20 @@ def store(context_id: int, sop: str, data_set: bytes, *, message_id: int = 1, so
         has_data_set=True,
     )
     return Message(context_id, head, data_set)
+
+
+def commitment(references: list[tuple[str, str]], transaction: str, *, message_id: int = 1) -> Message:
+    """An N-ACTION request for storage commitment of SOP classes and instances: PS3.4 table J.3-1."""
+    head = command(
+        N_ACTION_RQ, sop_class=COMMITMENT, sop="1.2.840.10008.1.20.1.1", message_id=message_id, has_data_set=True
+    )
+    items = b"".join(
+        struct.pack("<HHI", 0xFFFE, 0xE000, len(item)) + item
+        for sop_class, sop in references
+        for item in (_explicit_uid(0x1150, sop_class) + _explicit_uid(0x1155, sop),)
+    )
+    sequence = struct.pack("<HH2sxxI", 0x0008, 0x1199, b"SQ", len(items)) + items
+    return Message(11, head, _explicit_uid(0x1195, transaction) + sequence)
 
 
 def echo(message_id: int = 1) -> Message:
@@ -287,5 +307,7 @@ def _uid(element: int, uid: str) -> bytes:
     return struct.pack("<HHI", 0, element, len(raw)) + raw if raw else b""
 
 
-def joined(parts: Sequence[bytes]) -> bytes:
-    return b"".join(parts)
+def _explicit_uid(element: int, uid: str) -> bytes:
+    raw = uid.encode()
+    raw += b"\0" * (len(raw) % 2)
+    return struct.pack("<HH2sH", 0x0008, element, b"UI", len(raw)) + raw

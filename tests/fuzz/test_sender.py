@@ -26,7 +26,7 @@ from tests.fuzz import streams
 from tests.fuzz.connection import RawAssociation
 from tests.fuzz.scale import CASES, SEED, share
 from tests.fuzz.target import FindingError, ThreadTarget
-from tests.fuzz.templates import small_object, uid_like
+from tests.fuzz.templates import STUDY, small_object, uid_like
 
 pytestmark = [pytest.mark.filterwarnings("ignore:::pydicom", "ignore:::pynetdicom"), pytest.mark.timeout(60 + CASES)]
 
@@ -51,6 +51,7 @@ class Senders(RuleBasedStateMachine):
         type(self).born += 1
         self.uids = random.Random(f"{SEED} {self.born}")
         self.first: dict[str, tuple[int, bytes]] = {}
+        self.studies: dict[str, str] = {}
         self.open: list[RawAssociation] = []
         self.halves: dict[int, tuple[list[bytes], streams.Message, str]] = {}
 
@@ -70,7 +71,7 @@ class Senders(RuleBasedStateMachine):
     @precondition(lambda self: len(self.open) < 4)
     @rule(target=associations, max_pdu_bytes=st.sampled_from((0, 1, 128, 16_384, 0xFFFFFFFF)))
     def associate(self, max_pdu_bytes: int) -> RawAssociation:
-        association = RawAssociation(self.target, max_pdu_bytes=max_pdu_bytes)
+        association = RawAssociation(self.target, streams.associate_rq(0, max_pdu_bytes))
         self.open.append(association)
         return association
 
@@ -83,9 +84,10 @@ class Senders(RuleBasedStateMachine):
     def store_a_new_object(self, association: RawAssociation, context_id: int, seed: int) -> object:
         if id(association) in self.halves:
             return multiple()
-        sop, data_set = small_object(context_id, self.uids)
+        study = uid_like(STUDY, self.uids)
+        sop, data_set = small_object(context_id, self.uids, study=study)
         assert self._store(association, streams.store(context_id, sop, data_set), sop, seed) == 0x0000
-        self.first[sop] = context_id, data_set
+        self.first[sop], self.studies[sop] = (context_id, data_set), study
         return sop
 
     @rule(association=associations, sop=sops, seed=SEEDS)
@@ -94,17 +96,21 @@ class Senders(RuleBasedStateMachine):
             context_id, data_set = self.first[sop]
             assert self._store(association, streams.store(context_id, sop, data_set), sop, seed) == 0x0000
 
-    @rule(association=associations, sop=sops, context_id=CONTEXTS)
-    def store_another_object_of_its_uid(self, association: RawAssociation, sop: str, context_id: int) -> None:
+    @rule(association=associations, sop=sops, context_id=CONTEXTS, is_of_its_study=st.booleans())
+    def store_another_object_of_its_uid(
+        self, association: RawAssociation, sop: str, context_id: int, is_of_its_study: bool
+    ) -> None:
         if id(association) not in self.halves:
-            _, data_set = small_object(context_id, self.uids, sop=sop)
+            study = self.studies.get(sop, "") if is_of_its_study else ""
+            _, data_set = small_object(context_id, self.uids, sop=sop, study=study)
             assert self._store(association, streams.store(context_id, sop, data_set), sop, None) == 0x0111
 
     @rule(association=associations, context_id=CONTEXTS, seed=SEEDS)
     def store_an_object_that_is_cut_off(self, association: RawAssociation, context_id: int, seed: int) -> None:
         if id(association) not in self.halves:
             sop, data_set = small_object(context_id, self.uids)
-            message = streams.store(context_id, sop, data_set[: len(data_set) - random.Random(seed).randint(1, 30)])
+            # A deflated data set may end with a byte of padding, which nobody would miss.
+            message = streams.store(context_id, sop, data_set[: len(data_set) - random.Random(seed).randint(2, 30)])
             assert self._store(association, message, sop, seed) == 0xC000
 
     @rule(association=associations, context_id=CONTEXTS)
@@ -125,6 +131,14 @@ class Senders(RuleBasedStateMachine):
         if id(association) not in self.halves:
             command = streams.command(streams.C_FIND_RQ, sop_class=streams.MR, has_data_set=True)
             assert association.request(streams.Message(3, command, b"\0" * 16)) == 0x0211
+
+    @rule(association=associations, sop=sops, seed=SEEDS, is_whole=st.booleans())
+    def ask_for_commitment(self, association: RawAssociation, sop: str, seed: int, is_whole: bool) -> None:
+        if id(association) not in self.halves:
+            asked = streams.commitment([(streams.MR, sop)], uid_like(sop, self.uids))
+            if not is_whole:
+                asked = streams.Message(asked.context_id, asked.command, asked.data_set[:-3])
+            assert association.request(asked, random.Random(seed)) == (0x0000 if is_whole else 0x0115)
 
     @rule(association=associations, context_id=CONTEXTS, seed=SEEDS, again=st.booleans())
     def begin_an_object(self, association: RawAssociation, context_id: int, seed: int, again: bool) -> None:

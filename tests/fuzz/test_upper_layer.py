@@ -51,13 +51,9 @@ def valid_pdus(rng: random.Random) -> tuple[list[bytes], int]:
                 3, streams.command(streams.C_CANCEL_RQ, sop_class=streams.MR, message_id=message_id + number)
             )
         pdus += streams.pdus(message, rng if rng.random() < 0.7 else None)
-    if rng.random() < 0.1:
-        sop, data_set = small_object(3, rng)
-        action = streams.command(
-            streams.N_ACTION_RQ, sop_class=streams.COMMITMENT, sop="1.2.840.10008.1.20.1.1", has_data_set=True
-        )
-        # Where storage commitment is not offered this aborts: nothing comes after it.
-        return [*pdus, *streams.pdus(streams.Message(11, action, data_set), rng)], stored
+    if rng.random() < 0.03:
+        references = [(streams.MR, uid_like(SOP, rng)) for _ in range(rng.choice((1, 2, 50)))]
+        pdus += streams.pdus(streams.commitment(references, uid_like(STUDY, rng)), rng)
     pdus.append(streams.release_rq() if rng.random() < 0.8 else streams.abort())
     return pdus, stored
 

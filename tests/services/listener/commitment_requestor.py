@@ -54,12 +54,13 @@ def request(samples: Iterable[Sample], transaction: str | None = None) -> Datase
 class Requestor:
     """Answers reports with the statuses given, the last one again and again; listens while it is entered."""
 
-    def __init__(self, *statuses: int, ae_title: str = "TESTSCU", accepts_scp: bool = True) -> None:
+    def __init__(self, *statuses: int, ae_title: str = "TESTSCU", accepts_scp: bool | None = True) -> None:
         self.reports: list[Report] = []
         self.released = threading.Event()
         self._statuses = list(statuses) or [0x0000]
         self._ae = AE(ae_title=ae_title)
-        self._ae.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=accepts_scp)
+        scu_role = None if accepts_scp is None else False
+        self._ae.add_supported_context(StorageCommitmentPushModel, scu_role=scu_role, scp_role=accepts_scp)
         self._server = self._ae.start_server(
             ("127.0.0.1", 0),
             block=False,

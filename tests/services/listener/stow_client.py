@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -84,3 +85,8 @@ def read_all(peer: socket.socket) -> bytes:
 def status_and_body(answer: bytes) -> tuple[int, Any]:
     top, _, body = answer.partition(b"\r\n\r\n")
     return int(top.split()[1]), json.loads(body)
+
+
+def receiving(listener: Running) -> list[Path]:
+    """What the journal holds of objects that are not whole."""
+    return list((listener.settings.listener.journal_dir / "receiving").iterdir())

@@ -68,9 +68,11 @@ def test_who_is_not_on_the_lists_is_rejected_with_the_reason(
 
 def test_a_peer_that_is_not_on_the_list_is_closed_before_it_is_read(start_listener: Callable[..., Running]) -> None:
     listener = start_listener(access={"peers": ["192.0.2.0/24"]})
-    with socket.create_connection((listener.host, listener.port), timeout=5) as peer:
-        with contextlib.suppress(ConnectionResetError):
-            assert peer.recv(100) == b""
+    with (
+        socket.create_connection((listener.host, listener.port), timeout=5) as peer,
+        contextlib.suppress(ConnectionResetError),
+    ):
+        assert peer.recv(100) == b""
     assert metric("similis_listener_associations_total", outcome="refused") >= 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +13,7 @@ from listener_harness import MR, Running, Sample, encode, journal_name, make_dat
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import VR
-from stow_client import dicom_file, failed, message, other_failures, post, stored
+from stow_client import dicom_file, failed, message, other_failures, post, receiving, stored
 
 from services.listener import metrics
 
@@ -29,10 +28,6 @@ def listener(start_listener: Start) -> Running:
 
 def names(listener: Running) -> set[str]:
     return {path.name for path in listener.journal_files}
-
-
-def receiving(listener: Running) -> list[str]:
-    return os.listdir(listener.settings.listener.journal_dir / "receiving")
 
 
 def test_a_listener_that_was_not_asked_to_has_no_stow_door(start_listener: Start) -> None:
@@ -71,9 +66,7 @@ def test_the_same_object_again_is_success_by_either_door(listener: Running) -> N
 
 def test_the_response_is_a_data_set_that_pydicom_reads(listener: Running) -> None:
     good, bad = make_sample(), make_sample()
-    ds = Dataset.from_json(
-        post(listener, message(dicom_file(good), dicom_file(bad, sop_instance_uid="1.2.999"))).text
-    )
+    ds = Dataset.from_json(post(listener, message(dicom_file(good), dicom_file(bad, sop_instance_uid="1.2.999"))).text)
     assert ds.RetrieveURL is None or ds.RetrieveURL == ""
     assert [item.ReferencedSOPInstanceUID for item in ds.ReferencedSOPSequence] == [good.sop]
     assert ds.ReferencedSOPSequence[0].ReferencedSOPClassUID == MR
@@ -139,9 +132,7 @@ def test_an_object_whose_file_says_what_is_not_stored_is_409(
     assert listener.journal_files == []
 
 
-@pytest.mark.parametrize(
-    "meta", [{"transfer_syntax_uid": ""}, {"sop_class_uid": "MR"}, {"sop_instance_uid": "../1"}]
-)
+@pytest.mark.parametrize("meta", [{"transfer_syntax_uid": ""}, {"sop_class_uid": "MR"}, {"sop_instance_uid": "../1"}])
 def test_a_file_without_a_usable_head_is_a_failure_without_a_name(listener: Running, meta: dict[str, str]) -> None:
     response = post(listener, message(dicom_file(make_sample(), **meta)))
     assert response.status_code == 409
@@ -244,6 +235,8 @@ def test_a_content_encoding_is_415(listener: Running) -> None:
         (b"", stow.CONTENT_TYPE),
         (b"--a-boundary--\r\n", stow.CONTENT_TYPE),
         (b"nothing of it", stow.CONTENT_TYPE),
+        (b"x" * 5000 + b"\r\n" + message(b"x"), stow.CONTENT_TYPE),
+        (b"x" + message(b"x"), stow.CONTENT_TYPE),
         (b"--a-boundary\r\nContent-Type", stow.CONTENT_TYPE),
         (b"--another\r\n\r\nx\r\n--another--\r\n", stow.CONTENT_TYPE),
         (b"--a-boundary\r\n" + b"A: b\r\n" * 50 + b"\r\nx\r\n--a-boundary--", stow.CONTENT_TYPE),
@@ -256,6 +249,15 @@ def test_what_is_not_divided_into_parts_is_400(listener: Running, body: bytes, c
     response = post(listener, body, Content_Type=content_type)
     assert response.status_code == 400
     assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_a_preamble_and_an_epilogue_mean_nothing(listener: Running) -> None:
+    sample = make_sample()
+    response = post(
+        listener, b"a preamble\r\n-- \r\n" + message(dicom_file(sample)) + message(dicom_file(make_sample()))
+    )
+    assert (response.status_code, stored(response)) == (200, [sample.sop])
+    assert len(listener.journal_files) == 1
 
 
 def test_a_message_without_its_closing_delimiter_stores_nothing_of_its_last_part(listener: Running) -> None:

@@ -17,7 +17,19 @@ import pytest
 import stow_client as stow
 from certificates import Authority
 from listener_harness import Running, encode, journal_name, make_dataset, make_sample, wait_for
-from stow_client import BOUNDARY, connect, dicom_file, failed, head, message, post, read_all, status_and_body, stored
+from stow_client import (
+    BOUNDARY,
+    connect,
+    dicom_file,
+    failed,
+    head,
+    message,
+    post,
+    read_all,
+    receiving,
+    status_and_body,
+    stored,
+)
 
 from services.listener.journal import Journal
 from shared.errors import ConfigurationError
@@ -28,10 +40,6 @@ TOKEN = "a-token-of-some-length"
 
 def on(**options: object) -> dict[str, object]:
     return {"port": 0, **options}
-
-
-def receiving(listener: Running) -> list[str]:
-    return os.listdir(listener.settings.listener.journal_dir / "receiving")
 
 
 @pytest.fixture
@@ -91,11 +99,12 @@ def test_objects_that_are_too_long_are_413_with_a_response_data_set(start_listen
 def test_a_full_disk_is_503_until_there_is_space(start_listener: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     listener = start_listener(stow=on(), min_free_disk_bytes=1)
     first, second = make_sample(), make_sample()
+    enough = 1 << 40
     # At each request's begin, and at that of each of its objects.
-    free_bytes = iter([10, 0, 0, 10, 10, 0])
+    free_bytes = iter([enough, 0, 0, enough, enough, 0])
 
     def seen_by_requests(_: Journal) -> int:
-        return next(free_bytes, 0) if threading.current_thread().name.startswith("stow") else 10
+        return next(free_bytes, 0) if threading.current_thread().name.startswith("stow") else enough
 
     monkeypatch.setattr(Journal, "free_bytes", seen_by_requests)
     none = stow.store(listener, first, second)
@@ -242,6 +251,24 @@ def test_connections_without_requests_are_limited(listener: Running) -> None:
             assert read_all(peer) == b""
             assert time.monotonic() - started_s < 0.3
     wait_for(lambda: stow.store(listener, make_sample()).status_code == 200)
+
+
+def test_a_client_that_does_not_take_its_response_is_cut(start_listener: Start) -> None:
+    listener = start_listener(stow=on(body_timeout_s=0.5, max_parts=20_000))
+    assert listener.stow_url is not None
+    # Its response is longer than what the kernel takes of it.
+    body = message(*[dicom_file(make_sample(), transfer_syntax_uid="1.2.3")[:400]] * 20_000)
+    with socket.socket() as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        peer.connect(("127.0.0.1", int(listener.stow_url.rpartition(":")[2])))
+        peer.settimeout(20)
+        peer.sendall(head(len(body)) + body)
+        begun = peer.recv(12)
+        assert begun == b"HTTP/1.1 409"
+        time.sleep(1.5)
+        top, _, content = read_all(peer).partition(b"\r\n\r\n")
+    (length,) = [int(line.split()[1]) for line in top.split(b"\r\n") if line.startswith(b"content-length")]
+    assert len(content) < length
 
 
 @pytest.mark.parametrize(
