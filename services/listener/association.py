@@ -16,12 +16,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from services.listener import dimse, metrics
 from services.listener import upper_layer as ul
-from services.listener.answers import Answer, Outcome
+from services.listener.answers import Answer
+from services.listener.assembly import AbortError, Message, MessageAssembly, stores_by
 from services.listener.negotiation import (
     APPLICATION_CONTEXT,
     STORAGE_COMMITMENT,
@@ -34,6 +35,7 @@ from services.listener.negotiation import (
 )
 from services.listener.ports import Admission, CommitmentRequests, Receiver, Reject
 from services.listener.store import Reception, StoreRequest
+from services.listener.tally import Tally
 from shared.ids import is_valid_uid
 
 log = logging.getLogger(__name__)
@@ -41,21 +43,11 @@ log = logging.getLogger(__name__)
 # An A-ASSOCIATE-RQ is not bound by the negotiated PDU length; 128 contexts fit easily.
 _MAX_CONTROL_PDU_BYTES: Final = 256 << 10
 _MIN_P_DATA_LIMIT_BYTES: Final = 1 << 20
-_MAX_COMMAND_BYTES: Final = 1 << 16
-_MAX_ACTION_BYTES: Final = 16 << 20
 _LINGER_S: Final = 2.0
 _TALLIED: Final = 1000
 
 _UNSUPPORTED_VERSION: Final = Reject(1, 2, 2, "protocol-version")
 _UNSUPPORTED_APPLICATION: Final = Reject(1, 1, 2, "application-context")
-
-
-class _AbortError(Exception):
-    """The association is to be aborted: PS3.8 section 9.3.8."""
-
-    def __init__(self, source_and_reason: tuple[int, int], why: str) -> None:
-        super().__init__(why)
-        self.pdu = ul.abort_pdu(source_and_reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,28 +59,6 @@ class AssociationLimits:
     acse_timeout_s: float
     network_timeout_s: float
     pdu_timeout_s: float
-
-
-@dataclass(slots=True)
-class Tally:
-    """What came of an association, for the audit log: objects by study, SOP class and outcome."""
-
-    calling_ae_title: str = ""
-    called_ae_title: str = ""
-    end: str = "closed"
-    reject: str = ""
-    objects: dict[tuple[str, str, str, Outcome], int] = field(default_factory=dict)
-
-    def count(self, reception: Reception, answer: Answer) -> None:
-        """Note one object's answer. Its study is known only if its header could be read."""
-        header = reception.header
-        key = (
-            header.study_instance_uid if header is not None else "",
-            header.patient_pseudonym if header is not None else "",
-            reception.request.sop_class_uid,
-            answer.outcome,
-        )
-        self.objects[key] = self.objects.get(key, 0) + 1
 
 
 class Association:
@@ -132,20 +102,16 @@ class Association:
         # Message ids of our own requests on this association, and who waits for their answers.
         self._message_ids = itertools.count(1)
         self._reports: dict[int, Callable[[int], None]] = {}
-        # One message may be split over many fragments: which, and where its parts go.
-        self._context_id = 0
-        self._command_bytes = bytearray()
-        self._command: dimse.Command | None = None
-        self._reception: Reception | None = None
-        self._data_set: bytearray | None = None
+        self._assembly: MessageAssembly | None = None
 
     def serve(self) -> None:
         """Serve the association to its end, and leave neither socket nor file behind. Never raises."""
         connection = self._connection
         try:
             if self._establish():
-                self._serve_messages()
-        except _AbortError as error:
+                self._assembly = MessageAssembly(connection, self._contexts, self._begin_object)
+                self._serve_messages(self._assembly)
+        except AbortError as error:
             log.warning("association %d from %s: aborted: %s", self.number, self._sender, error)
             self._end("aborted")
             self._send_last(error.pdu)
@@ -160,8 +126,8 @@ class Association:
             self._end("failed")
             self._send_last(ul.abort_pdu(ul.NO_REASON))
         finally:
-            if self._reception is not None:
-                self._reception.discard()
+            if self._assembly is not None:
+                self._assembly.discard()
             self._established.clear()
             connection.close()
             if self._is_admitted:
@@ -170,7 +136,7 @@ class Association:
     def stop(self) -> None:
         """End the association from another thread: at once if it is idle, else after the object in hand."""
         self._stopping = True
-        if self._command is None and not self._command_bytes:
+        if self._assembly is None or self._assembly.is_idle:
             with contextlib.suppress(ul.ClosedError, ul.TooSlowError):
                 self._connection.send(ul.abort_pdu(ul.BY_USER))
             self._connection.close()
@@ -245,13 +211,13 @@ class Association:
         kind, length = connection.read_header()
         if kind != ul.ASSOCIATE_RQ:
             reason = ul.UNEXPECTED_PDU if kind <= ul.ABORT else ul.UNRECOGNIZED_PDU
-            raise _AbortError(reason, "the first PDU is no association request")
+            raise AbortError(reason, "the first PDU is no association request")
         if length > _MAX_CONTROL_PDU_BYTES:
-            raise _AbortError(ul.INVALID_PARAMETER, "the association request is too long")
+            raise AbortError(ul.INVALID_PARAMETER, "the association request is too long")
         try:
             request = self._negotiation.parse(connection.read(length))
         except MalformedRequestError as error:
-            raise _AbortError(ul.INVALID_PARAMETER, f"a malformed association request ({error})") from None
+            raise AbortError(ul.INVALID_PARAMETER, f"a malformed association request ({error})") from None
         self._request = request
         self.tally.calling_ae_title, self.tally.called_ae_title = request.calling_ae_title, request.called_ae_title
         if (reject := self._refusal(request)) is not None:
@@ -264,7 +230,7 @@ class Association:
         try:
             acceptance = self._negotiation.accept(request)
         except MalformedRequestError as error:
-            raise _AbortError(ul.INVALID_PARAMETER, f"a malformed association request ({error})") from None
+            raise AbortError(ul.INVALID_PARAMETER, f"a malformed association request ({error})") from None
         self._contexts = acceptance.contexts
         for rejected in acceptance.rejected:
             _report_rejected(rejected)
@@ -283,13 +249,13 @@ class Association:
         self._is_admitted = reject is None
         return reject
 
-    def _serve_messages(self) -> None:
+    def _serve_messages(self, assembly: MessageAssembly) -> None:
         connection, limits = self._connection, self._limits
         max_p_data_bytes = max(limits.max_pdu_bytes, _MIN_P_DATA_LIMIT_BYTES) if limits.max_pdu_bytes else 1 << 32
         while True:
-            is_idle = self._command is None and not self._command_bytes
+            is_idle = assembly.is_idle
             if is_idle and self._stopping:
-                raise _AbortError(ul.BY_USER, "the listener stops")
+                raise AbortError(ul.BY_USER, "the listener stops")
             if is_idle:
                 connection.expect_rate(expected=False)
                 connection.timeout(limits.network_timeout_s, in_all=True)
@@ -298,25 +264,26 @@ class Association:
             self._idle_since_s = None
             if kind == ul.P_DATA_TF:
                 if length > max_p_data_bytes:
-                    raise _AbortError(ul.INVALID_PARAMETER, f"a PDU of {length} bytes")
+                    raise AbortError(ul.INVALID_PARAMETER, f"a PDU of {length} bytes")
                 if is_idle:
                     connection.timeout(limits.pdu_timeout_s)
                     connection.expect_rate(expected=True)
-                self._take_fragments(length)
+                for message in assembly.take(length):
+                    self._answer(message)
             elif kind in (ul.RELEASE_RQ, ul.RELEASE_RP, ul.ABORT) and length == 4:
                 connection.read(4)
                 if kind == ul.ABORT:
                     self._end("aborted-by-peer")
                     return
                 if kind == ul.RELEASE_RP or not is_idle:
-                    raise _AbortError(ul.UNEXPECTED_PDU, "a release within a message")
+                    raise AbortError(ul.UNEXPECTED_PDU, "a release within a message")
                 self._end("released")
                 self._established.clear()
                 self._send_last(ul.release_reply_pdu())
                 return
             else:
                 reason = ul.UNEXPECTED_PDU if kind <= ul.ABORT else ul.UNRECOGNIZED_PDU
-                raise _AbortError(reason, f"an unexpected PDU of type 0x{kind:02X}")
+                raise AbortError(reason, f"an unexpected PDU of type 0x{kind:02X}")
 
     def _await_close(self) -> None:
         """PS3.8 state 13: the requestor closes the connection; after a short while this side does.
@@ -332,56 +299,11 @@ class Association:
         except (ul.ClosedError, ul.TooSlowError):
             return
 
-    def _take_fragments(self, length: int) -> None:
-        """Read a P-DATA-TF PDU's presentation data values: PS3.8 section 9.3.5.1 and annex E."""
-        connection = self._connection
-        while length:
-            if length < 6:
-                raise _AbortError(ul.INVALID_PARAMETER, "a P-DATA PDU ends within an item")
-            size_bytes, context_id, control = connection.read_fragment_header()
-            length -= 6 + size_bytes
-            if size_bytes < 0 or length < 0:
-                raise _AbortError(ul.INVALID_PARAMETER, "an item is longer than its PDU")
-            # No context has the id 0: here it means that none is in use.
-            if self._context_id != context_id or not context_id:
-                if self._context_id or context_id not in self._contexts:
-                    raise _AbortError(ul.INVALID_PARAMETER, "a fragment of another presentation context")
-                self._context_id = context_id
-            if control & ul.COMMAND:
-                self._take_command(size_bytes, is_last=bool(control & ul.LAST))
-            else:
-                self._take_data_set(size_bytes, is_last=bool(control & ul.LAST))
-
-    def _take_command(self, size_bytes: int, *, is_last: bool) -> None:
-        if self._command is not None or len(self._command_bytes) + size_bytes > _MAX_COMMAND_BYTES:
-            raise _AbortError(ul.INVALID_PARAMETER, "a command within a data set, or one without end")
-        if size_bytes:
-            self._command_bytes += self._connection.read(size_bytes)
-        if not is_last:
-            return
-        try:
-            command = dimse.parse_command(self._command_bytes)
-        except dimse.CommandError as error:
-            raise _AbortError(ul.INVALID_PARAMETER, f"a command set cannot be read: {error}") from None
-        self._command_bytes.clear()
-        self._command = command
-        if not command.has_data_set:
-            self._finish_message()
-        elif command.field == dimse.C_STORE_RQ and self._stores_by(self._contexts[self._context_id]):
-            self._begin_object(command)
-        else:
-            self._data_set = bytearray()
-
-    @staticmethod
-    def _stores_by(context: AcceptedContext) -> bool:
-        return context.abstract_syntax not in (VERIFICATION, STORAGE_COMMITMENT)
-
-    def _begin_object(self, command: dimse.Command) -> None:
-        context = self._contexts[self._context_id]
+    def _begin_object(self, command: dimse.Command, context: AcceptedContext) -> Reception:
         self._objects += 1
         if self._limits.max_objects and self._objects > self._limits.max_objects:
-            raise _AbortError(ul.BY_USER, f"more than {self._limits.max_objects} objects")
-        self._reception = self._receiver.begin(
+            raise AbortError(ul.BY_USER, f"more than {self._limits.max_objects} objects")
+        return self._receiver.begin(
             StoreRequest(
                 association=self.number,
                 calling_ae_title=self.tally.calling_ae_title,
@@ -394,44 +316,20 @@ class Association:
             )
         )
 
-    def _take_data_set(self, size_bytes: int, *, is_last: bool) -> None:
-        if self._command is None:
-            raise _AbortError(ul.INVALID_PARAMETER, "a data set without a command")
-        connection, reception, data_set = self._connection, self._reception, self._data_set
-        while size_bytes:
-            piece = connection.read_some(size_bytes)
-            size_bytes -= len(piece)
-            if reception is not None:
-                reception.write(piece)
-            elif data_set is not None:
-                if len(data_set) + len(piece) > _MAX_ACTION_BYTES:
-                    raise _AbortError(ul.BY_USER, "a data set that is no object's is too long")
-                data_set += piece
-        if is_last:
-            self._finish_message()
-
-    def _finish_message(self) -> None:
-        command, self._command = self._command, None
-        context_id, self._context_id = self._context_id, 0
-        reception, self._reception = self._reception, None
-        data_set, self._data_set = self._data_set, None
-        assert command is not None
-        context = self._contexts[context_id]
+    def _answer(self, message: Message) -> None:
+        command, syntax = message.command, message.context.abstract_syntax
         status, comment = dimse.UNRECOGNIZED_OPERATION, ""
-        if reception is not None:
-            answer = reception.finish()
-            self.tally.count(reception, answer)
-            if len(self.tally.objects) >= _TALLIED:
-                # A sender of thousands of studies is told of in between.
-                self._tallied(self)
-                self.tally.objects = {}
+        if message.reception is not None:
+            answer = message.reception.finish()
+            self._count(message.reception, answer)
             status, comment = answer.status, answer.comment if answer.status else ""
-        elif command.field == dimse.C_ECHO_RQ and context.abstract_syntax == VERIFICATION:
+        elif command.field == dimse.C_ECHO_RQ and syntax == VERIFICATION:
             metrics.ECHOES.inc()
             status = dimse.SUCCESS
-        elif command.field == dimse.N_ACTION_RQ and context.abstract_syntax == STORAGE_COMMITMENT:
+        elif command.field == dimse.N_ACTION_RQ and syntax == STORAGE_COMMITMENT:
             if self._commitment is not None:
-                status = self._commitment.requested(self, command, bytes(data_set or b""), context.transfer_syntax)
+                transfer_syntax = message.context.transfer_syntax
+                status = self._commitment.requested(self, command, message.data_set, transfer_syntax)
         elif command.field == dimse.N_EVENT_REPORT_RSP:
             if (answered := self._reports.pop(command.responded_to, None)) is not None:
                 answered(command.status)
@@ -439,10 +337,17 @@ class Association:
         elif command.field == dimse.C_CANCEL_RQ:
             return
         elif command.field & dimse.RESPONSE:
-            raise _AbortError(ul.INVALID_PARAMETER, "a response to no request")
-        elif command.field == dimse.C_STORE_RQ and self._stores_by(context):
+            raise AbortError(ul.INVALID_PARAMETER, "a response to no request")
+        elif command.field == dimse.C_STORE_RQ and stores_by(message.context):
             status, comment = 0xC000, "The request has no data set"
-        self._send_message(context_id, dimse.response(command, status, comment))
+        self._send_message(message.context_id, dimse.response(command, status, comment))
+
+    def _count(self, reception: Reception, answer: Answer) -> None:
+        self.tally.count(reception, answer)
+        if len(self.tally.objects) >= _TALLIED:
+            # A sender of thousands of studies is told of in between.
+            self._tallied(self)
+            self.tally.objects = {}
 
     def _send_message(self, context_id: int, command: bytes, data_set: bytes = b"") -> None:
         limit = self._request.max_pdu_bytes if self._request is not None else 0

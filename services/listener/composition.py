@@ -15,6 +15,7 @@ from services.listener.access import AccessRules, OpenAssociations
 from services.listener.admission import GuardedAdmission
 from services.listener.association import Association
 from services.listener.audit import AuditLog
+from services.listener.audit_messages import Peer
 from services.listener.commitment import TakeCommitmentRequest
 from services.listener.commitment_check import CheckCommitment
 from services.listener.commitment_delivery import CommitmentTimes
@@ -123,7 +124,7 @@ async def _listening(
         max_connections=section.max_associations * _CONNECTIONS_PER_ASSOCIATION,
     )
     access = AccessRules(section.access, ae_title=section.ae_title)
-    take_commitment_request, commitment_reports = _commitment(section, journal, archive, open_studies)
+    take_commitment_request, commitment_reports = _commitment(section, journal, archive, open_studies, audit)
 
     def ended(association: Association) -> None:
         open_studies.association_closed(association.number)
@@ -168,7 +169,7 @@ def _report_death(closing: asyncio.Task[None]) -> None:
 
 
 def _commitment(
-    section: ListenerSection, journal: Journal, archive: Archive, open_studies: OpenStudies
+    section: ListenerSection, journal: Journal, archive: Archive, open_studies: OpenStudies, audit: AuditLog
 ) -> tuple[TakeCommitmentRequest, CommitmentReports]:
     try:
         transactions = Transactions(section.journal_dir / "commitments")
@@ -184,6 +185,9 @@ def _commitment(
             retry_s=section.commitment_retry_s,
             retry_max_s=section.commitment_retry_max_s,
             retry_max_age_s=section.commitment_retry_max_age_s,
+        ),
+        reported=lambda one, counts: audit.commitment_answered(
+            Peer(one.peer_address, one.calling_ae_title, one.called_ae_title), one.transaction_uid, counts
         ),
     )
     return TakeCommitmentRequest(

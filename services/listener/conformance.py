@@ -11,6 +11,7 @@ from string import Template
 from typing import Final
 
 from services.listener import (
+    assembly,
     association,
     commitment_delivery,
     commitment_peers,
@@ -108,7 +109,7 @@ def _figures() -> dict[str, object]:
         "coercion": coercion,
         "unrecognized_operation": f"{dimse.UNRECOGNIZED_OPERATION:04X}",
         "max_references": commitment_requests.MAX_REFERENCES,
-        "max_action_bytes": association._MAX_ACTION_BYTES,
+        "max_action_bytes": assembly.MAX_DATA_SET_BYTES,
         "all_committed": commitment_delivery.ALL_COMMITTED,
         "failures_exist": commitment_delivery.FAILURES_EXIST,
         "idle_s": f"{commitment_delivery._IDLE_S:g}",

@@ -33,13 +33,13 @@ class Part:
     """
 
     __slots__ = (
-        "buffer",
         "_flushed",
         "_hash",
         "_held",
         "_is_eager",
         "_is_named",
         "_unsynced_bytes",
+        "buffer",
         "descriptor",
         "head_bytes",
         "path",

@@ -26,13 +26,13 @@ from starlette.routing import Route
 
 from services.listener import metrics
 from services.listener.answers import RefusedObjectError
-from services.listener.association import Tally
 from services.listener.multipart_related import MalformedMultipartError
 from services.listener.settings import StowSection
 from services.listener.store import StoreObject, StoreRequest
 from services.listener.stow_intake import StowIntake, TooManyPartsError
 from services.listener.stow_request import DisconnectedError, RefusalError, RequestBody, RequestHead, read_head
 from services.listener.stow_response import RETRY_AFTER_S, LastResponse, problem, response_to
+from services.listener.tally import Tally
 from shared.errors import ConfigurationError
 
 log = logging.getLogger(__name__)

@@ -12,13 +12,13 @@ from pydicom.uid import UID
 
 from services.listener import metrics
 from services.listener.answers import Answer, Outcome, RefusedObjectError
-from services.listener.association import Tally
 from services.listener.file_meta import FileMeta, FileMetaReader
 from services.listener.header import ObjectHeader
 from services.listener.multipart_related import MalformedMultipartError, RelatedReader, parse_media_type
 from services.listener.negotiation import TRANSFER_SYNTAXES, is_storage
 from services.listener.store import Reception, StoreObject, StoreRequest
 from services.listener.stow_response import SOP_CLASS_NOT_SUPPORTED, TRANSFER_SYNTAX_NOT_SUPPORTED, InstanceResult
+from services.listener.tally import Tally
 from shared.ids import is_valid_uid
 
 log = logging.getLogger(__name__)

@@ -21,13 +21,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from services.listener import metrics
 from services.listener.access import AccessRules
-from services.listener.association import Tally
 from services.listener.audit import AuditLog
 from services.listener.audit_messages import Peer
 from services.listener.policies import sop_class_filter
 from services.listener.settings import ListenerSection, StowSection
 from services.listener.store import StoreObject
 from services.listener.stow import StowDoor
+from services.listener.tally import Tally
 from services.listener.tls import TlsContexts
 from shared.errors import ConfigurationError
 from shared.health import bind

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,7 @@ import pytest
 # mkfs.xfs refuses less than 300 MB; the images are sparse.
 _IMAGE_MB: Final = 320
 _OUTER_MB: Final = 1600
+_UNMOUNT_TRIES: Final = 100
 
 
 class CutError(Exception):
@@ -38,7 +40,17 @@ def mounted(image: Path, folder: Path, options: str = "") -> Iterator[Path]:
     try:
         yield folder
     finally:
-        call("umount", str(folder))
+        _unmount(folder)
+
+
+def _unmount(folder: Path) -> None:
+    # A loop device lets go of its file a little later than its file system does.
+    for _ in range(_UNMOUNT_TRIES):
+        with contextlib.suppress(CutError):
+            call("umount", str(folder))
+            return
+        time.sleep(0.1)
+    call("umount", str(folder))
 
 
 def make_image(image: Path, kind: str, size_mb: int = _IMAGE_MB) -> None:

@@ -28,7 +28,7 @@ from shared.manifest import StudyManifest
 from tests.faults import fault_child
 from tests.fuzz import streams
 from tests.fuzz.connection import RawAssociation
-from tests.fuzz.target import FindingError
+from tests.fuzz.exchange import FindingError
 from tests.services.listener.listener_harness import Sample, make_sample, make_settings
 
 KILLS = int(os.environ.get("SIMILIS_FAULT_KILLS", "24"))

@@ -15,7 +15,8 @@ import pytest
 from tests.faults.real_listener import RealListener
 from tests.fuzz import streams
 from tests.fuzz.connection import RawAssociation
-from tests.fuzz.target import FindingError, ThreadTarget
+from tests.fuzz.exchange import FindingError
+from tests.fuzz.listeners import ThreadTarget
 from tests.fuzz.templates import small_object
 
 SLOW_BYTES_PER_S = 200
@@ -64,7 +65,7 @@ def test_a_sender_that_is_killed_in_an_object_leaves_nothing(tmp_path: Path, kep
 
 
 def trickle(association: RawAssociation, stream: bytes) -> None:
-    for start in range(0, len(stream), 20):
+    for start in range(0, int(5 * PDU_TIMEOUT_S * SLOW_BYTES_PER_S), 20):
         association.socket.sendall(stream[start : start + 20])
         time.sleep(20 / SLOW_BYTES_PER_S)
 

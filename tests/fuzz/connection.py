@@ -7,21 +7,10 @@ import random
 import socket
 import struct
 from types import TracebackType
-from typing import Protocol
 
 from tests.fuzz import streams
+from tests.fuzz.exchange import PATIENCE_S, Address, FindingError
 from tests.fuzz.streams import Message, Sent
-from tests.fuzz.target import PATIENCE_S, FindingError
-
-
-class Address(Protocol):
-    """Where a listener is."""
-
-    @property
-    def host(self) -> str: ...
-
-    @property
-    def port(self) -> int: ...
 
 
 class RawAssociation:

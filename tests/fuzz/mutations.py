@@ -10,7 +10,7 @@ from typing import Final
 from tests.fuzz.streams import P_DATA
 
 _STRANGE_LENGTHS: Final = (0, 1, 2, 3, 5, 0x7F, 0xFF, 0xFFFE, 0xFFFF, 0x10000, 0x7FFFFFFF, 0xFFFFFFFE, 0xFFFFFFFF)
-_FIXED_LENGTH: Final = 0xFFFFFFFF
+_LONGEST: Final = 0xFFFFFFFF
 
 
 def bit_flips(data: bytes, rng: random.Random, most: int = 8) -> bytes:
@@ -72,7 +72,7 @@ def pdu_length(pdus: list[bytes], rng: random.Random) -> list[bytes]:
     if len(pdu) >= 6:
         right = struct.unpack_from(">I", pdu, 2)[0]
         wrong = rng.choice((*_STRANGE_LENGTHS, right + 1, max(0, right - 1), right + 6, max(0, right - 6)))
-        struct.pack_into(">I", pdu, 2, min(wrong, _FIXED_LENGTH))
+        struct.pack_into(">I", pdu, 2, min(wrong, _LONGEST))
     return [*pdus[:at], bytes(pdu), *pdus[at + 1 :]]
 
 
@@ -92,7 +92,7 @@ def fragment_field(pdus: list[bytes], rng: random.Random) -> list[bytes]:
     if kind == 0:
         right = struct.unpack_from(">I", pdu, 6)[0]
         wrong = rng.choice((*_STRANGE_LENGTHS, right + 1, max(0, right - 1), right + 2))
-        struct.pack_into(">I", pdu, 6, min(wrong, _FIXED_LENGTH))
+        struct.pack_into(">I", pdu, 6, min(wrong, _LONGEST))
     elif kind == 1:
         pdu[10] = rng.choice((0, 1, 2, 3, 5, 11, 15, 17, 254, 255))
     else:

@@ -15,9 +15,10 @@ from pydicom.uid import (
 
 from tests.fuzz import mutations, streams
 from tests.fuzz.connection import RawAssociation
+from tests.fuzz.exchange import FindingError
+from tests.fuzz.listeners import ThreadTarget
 from tests.fuzz.scale import CASES as CASES_IN_ALL
-from tests.fuzz.scale import SEED, share
-from tests.fuzz.target import FindingError, ThreadTarget, run_cases
+from tests.fuzz.scale import SEED, run_cases, share
 from tests.fuzz.templates import Origin, encoded, origins, uid_like
 
 pytestmark = [

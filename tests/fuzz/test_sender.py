@@ -24,14 +24,15 @@ from hypothesis.stateful import (
 
 from tests.fuzz import streams
 from tests.fuzz.connection import RawAssociation
+from tests.fuzz.exchange import FindingError
+from tests.fuzz.listeners import ThreadTarget
 from tests.fuzz.scale import CASES, SEED, share
-from tests.fuzz.target import FindingError, ThreadTarget
 from tests.fuzz.templates import STUDY, small_object, uid_like
 
 pytestmark = [pytest.mark.filterwarnings("ignore:::pydicom", "ignore:::pynetdicom"), pytest.mark.timeout(60 + CASES)]
 
 EXAMPLES = share(0.05)
-STEPS = 20
+STEPS = 30
 CONTEXTS = st.sampled_from((3, 5, 7, 9))
 SEEDS = st.integers(0, 1 << 30)
 
@@ -65,8 +66,13 @@ class Senders(RuleBasedStateMachine):
         self.target.check_stored(association.sent(message, sop), association.contexts[message.context_id])
 
     @initialize(target=associations)
-    def one_sender(self) -> RawAssociation:
-        return self.associate(16_384)
+    def two_senders(self) -> object:
+        return multiple(self.associate(16_384), self.associate(128))
+
+    @initialize(target=sops, context_id=CONTEXTS)
+    def an_object(self, context_id: int) -> object:
+        with RawAssociation(self.target) as association:
+            return self.store_a_new_object(association, context_id, 0)
 
     @precondition(lambda self: len(self.open) < 4)
     @rule(target=associations, max_pdu_bytes=st.sampled_from((0, 1, 128, 16_384, 0xFFFFFFFF)))
@@ -183,8 +189,12 @@ class Senders(RuleBasedStateMachine):
         self._check(one, message, sop)
         self.first[sop] = context_id, data_set
 
-    @rule(association=consumes(associations), how=st.sampled_from(("release", "abort", "drop", "reset")))
-    def leave(self, association: RawAssociation, how: str) -> None:
+    @rule(
+        target=associations,
+        association=consumes(associations),
+        how=st.sampled_from(("release", "abort", "drop", "reset")),
+    )
+    def leave_and_come_again(self, association: RawAssociation, how: str) -> RawAssociation:
         half = self.halves.pop(id(association), None)
         self.open.remove(association)
         if how == "release" and half is None:
@@ -193,6 +203,7 @@ class Senders(RuleBasedStateMachine):
             association.abort()
         else:
             association.drop(reset=how == "reset")
+        return self.associate(16_384)
 
     @invariant()
     def nothing_was_logged_that_must_not_be(self) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz import streams
+from tests.fuzz.exchange import FindingError, exchange
+from tests.fuzz.listeners import ProcessTarget, ThreadTarget
 from tests.fuzz.mutations import spoil_stream
 from tests.fuzz.scale import CASES as CASES_IN_ALL
-from tests.fuzz.scale import SEED, share
-from tests.fuzz.target import FindingError, ProcessTarget, Target, ThreadTarget, exchange, run_cases
+from tests.fuzz.scale import SEED, run_cases, share
+from tests.fuzz.target import Target
 from tests.fuzz.templates import SOP, STUDY, small_object, uid_like
 
 pytestmark = [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import NamedTuple
 
-from listener_harness import MR, Running, Sample, wait_for
+from listener_harness import MR, Running, Sample, Sender, wait_for
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, Association, evt
@@ -91,9 +93,28 @@ class Requestor:
         self._server.shutdown()
 
 
+@contextlib.contextmanager
+def paused_reactor(assoc: Association) -> Iterator[None]:
+    """Within it pynetdicom's own thread takes no response off the association: it may else come before the caller."""
+    assoc._reactor_checkpoint.clear()
+    time.sleep(0.05)
+    try:
+        yield
+    finally:
+        assoc._reactor_checkpoint.set()
+
+
+def store(sender: Sender, *samples: Sample) -> None:
+    """C-STORE of each, which must succeed."""
+    for sample in samples:
+        with paused_reactor(sender.assoc):
+            assert sender.store(sample).Status == 0x0000
+
+
 def ask(assoc: Association, ds: Dataset) -> int:
     """N-ACTION; its status."""
-    status, _ = assoc.send_n_action(ds, 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance)
+    with paused_reactor(assoc):
+        status, _ = assoc.send_n_action(ds, 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance)
     return int(status.Status)
 
 

@@ -124,6 +124,7 @@ class Sender:
         request.AffectedSOPInstanceUID = sop or sample.sop
         request.DataSet = BytesIO(sample.dataset if dataset is None else dataset)
         self.assoc._reactor_checkpoint.clear()
+        self._await_pause()
         try:
             self.assoc.dimse.send_msg(request, contexts[0].context_id)
             response = self._response()
@@ -134,6 +135,13 @@ class Sender:
         status.Status = response.Status
         status.ErrorComment = response.ErrorComment
         return status
+
+    def _await_pause(self) -> None:
+        """Until pynetdicom's own loop rests, which would take the response for a request."""
+        seen = 0
+        while seen < 2 and self.assoc.is_established:
+            seen = seen + 1 if self.assoc._is_paused else 0
+            time.sleep(0.002)
 
     def _response(self) -> C_STORE | None:
         """The response, or None as soon as the association is lost."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import socket
 import threading
@@ -14,7 +13,17 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from commitment_requestor import COMMITMENT, STORAGE, Report, Requestor, ask, ask_and_leave, request
+from commitment_requestor import (
+    COMMITMENT,
+    STORAGE,
+    Report,
+    Requestor,
+    ask,
+    ask_and_leave,
+    paused_reactor,
+    request,
+    store,
+)
 from listener_harness import Running, Sample, make_sample, wait_for
 from prometheus_client import REGISTRY
 from pydicom.dataset import Dataset
@@ -69,20 +78,8 @@ def stored(listener: Running, *samples: Sample) -> list[Sample]:
     """Samples that are received, and archived unless a publisher keeps them from that."""
     sent = list(samples) or [make_sample(study=(study := generate_uid()), series=study) for _ in range(3)]
     with listener.send() as sender:
-        for sample in sent:
-            assert sender.store(sample).Status == 0x0000
+        store(sender, *sent)
     return sent
-
-
-@contextlib.contextmanager
-def paused_reactor(assoc: Association) -> Iterator[None]:
-    """Within it nothing but the test takes messages off the association."""
-    assoc._reactor_checkpoint.clear()
-    time.sleep(0.2)
-    try:
-        yield
-    finally:
-        assoc._reactor_checkpoint.set()
 
 
 def begin_store(assoc: Association, sample: Sample) -> None:
@@ -135,8 +132,7 @@ def test_a_requestor_that_waits_on_the_association_it_sent_by_gets_its_report_th
     samples = [make_sample(study=study) for _ in range(3)]
     with listener.send(STORAGE, COMMITMENT) as sender:
         requestor.listen_on(sender.assoc)
-        for sample in samples:
-            assert sender.store(sample).Status == 0x0000
+        store(sender, *samples)
         assert ask(sender.assoc, request(samples)) == 0x0000
         report = requestor.wait()
         assert not report.by_new_association
@@ -271,8 +267,7 @@ def test_objects_still_in_the_journal_are_waited_for(start: Start, requestor: Re
     listener = start(requestor, study_quiet_s=1.5)
     with listener.send(STORAGE) as sender:
         samples = [make_sample(study="1.2.3") for _ in range(2)]
-        for sample in samples:
-            assert sender.store(sample).Status == 0x0000
+        store(sender, *samples)
         ask_and_leave(listener, request(samples))  # by another association than the one that stays open
         assert requestor.reports == []
         assert requestor.wait().committed == [sample.sop for sample in samples]

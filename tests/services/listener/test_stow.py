@@ -164,12 +164,13 @@ def test_another_object_under_a_known_uid_is_refused(listener: Running) -> None:
     assert names(listener) == {journal_name(first, "STOW-RS")}
 
 
-def test_routing_rules_hold_for_this_door_too(start_listener: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["/studies", "/studies/1.2.3"])
+def test_routing_rules_hold_for_this_door_too(start_listener: Start, tmp_path: Path, path: str) -> None:
     rules = tmp_path / "rules.yaml"
     rules.write_text("rules:\n  - name: no web\n    when: {calling_ae: STOW-RS}\n    then: refuse\n")
     listener = start_listener(stow={"port": 0}, rules_file=rules)
-    sample = make_sample()
-    response = stow.store(listener, sample)
+    sample = make_sample(study="1.2.3")
+    response = stow.store(listener, sample, path=path)
     assert (response.status_code, failed(response)) == (409, {sample.sop: 0x0124})
 
 
@@ -214,6 +215,7 @@ def test_a_part_of_another_media_type_is_no_object(listener: Running) -> None:
         'multipart/form-data; boundary="a-boundary"',
         'multipart/related; type="application/dicom+json"; boundary="a-boundary"',
         'multipart/related; type="application/dicom+xml"; boundary="a-boundary"',
+        'multipart/related; type="image/jpeg"; boundary="a-boundary"',
         "nonsense",
     ],
 )
