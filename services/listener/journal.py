@@ -8,10 +8,9 @@
     conflicting/<study>/<name>               objects unlike the first one of their UID, set aside
     lock                                     locked by the one listener that uses the journal
 
-An object is written, given its name and then made durable; only then is it acknowledged. The name is
-<SOP Instance UID>.<SHA-256 of the file>.<calling AE title in hexadecimal>.dcm. Where a power cut
-comes in between, the name may stand before the bytes: its hash tells. All methods block and may be
-called from any thread.
+An object is written, given its name and then made durable; only then is it acknowledged. Where a
+power cut comes in between, the name may stand before the bytes: the hash in it tells. All methods
+block and may be called from any thread.
 """
 
 from __future__ import annotations
@@ -21,17 +20,15 @@ import fcntl
 import itertools
 import logging
 import os
-import re
 import threading
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 from services.listener import fault_points, metrics
 from services.listener.answers import Outcome, RefusedObjectError
-from services.listener.header import ObjectHeader
+from services.listener.kept import JournalObject, KeptObjects, Named, file_name, parse_file_name
 from services.listener.mounts import syncs_names_with_files
 from services.listener.owners import Owners
 from services.listener.part import Part
@@ -43,31 +40,10 @@ from shared.ids import is_valid_uid
 log = logging.getLogger(__name__)
 
 _STRIPES: Final = 256
-_SUFFIX: Final = ".dcm"
-# What is known of more objects than these is read back from their files when it is needed.
-_REMEMBERED_OBJECTS: Final = 100_000
-_NAME: Final = re.compile(r"([0-9.]{1,64})\.([0-9a-f]{64})\.((?:[0-9a-f]{2}){0,16})" + re.escape(_SUFFIX))
 # A CT or MR slice fits in whole.
 _BUFFER_BYTES: Final = 1 << 20
+_SPARE_BUFFERS: Final = 16
 Conflicts = Literal["refuse", "keep-aside"]
-
-
-@dataclass(frozen=True, slots=True)
-class JournalObject:
-    """One object in the journal and what its manifest entry needs."""
-
-    header: ObjectHeader
-    transfer_syntax_uid: str
-    calling_ae_title: str
-    size_bytes: int
-    sha256: str
-
-
-class _Kept(NamedTuple):
-    """What an object's name says."""
-
-    sha256: str
-    calling_ae_title: str
 
 
 class Journal:
@@ -102,11 +78,7 @@ class Journal:
         self._numbers = itertools.count()
         self._buffers: list[memoryview] = []
         self._arriving = 0
-        # The durable objects by study and SOP Instance UID, their studies, and what more is known of some of them.
-        self._kept: dict[str, dict[str, _Kept]] = {}
-        self._unpublished: dict[str, str] = {}
-        self._objects: dict[str, dict[str, JournalObject]] = {}
-        self._remembered = 0
+        self._kept = KeptObjects()
         self._size_bytes = 0
         with contextlib.ExitStack() as undo:
             self._lock_file: int | None = _lock(root)
@@ -134,8 +106,7 @@ class Journal:
                 continue
             kept = _files(folder)
             for file, sop, named in kept:
-                self._unpublished[sop] = folder.name
-                self._kept.setdefault(folder.name, {})[sop] = named
+                self._kept.add(folder.name, sop, named)
                 # Moved but perhaps not yet durable when the crash came; a repeat of it gets Success at once.
                 _fsync_file(file)
                 self._grow(file.stat().st_size)
@@ -191,13 +162,13 @@ class Journal:
 
     def _returned(self, buffer: memoryview) -> None:
         with self._lock:
-            self._buffers.append(buffer)
             self._arriving -= 1
+            if len(self._buffers) < _SPARE_BUFFERS:
+                self._buffers.append(buffer)
 
     def sender_of(self, study: str) -> str:
         """An AE title that sent objects of this study; empty if there are none."""
-        with self._lock:
-            return next((kept.calling_ae_title for kept in self._kept.get(study, {}).values()), "")
+        return next((named.calling_ae_title for named in self._kept.of(study).values()), "")
 
     def keep(self, received: JournalObject, part: Part) -> Outcome:
         """Keep a received object; when this returns it is durable, or one like it was before.
@@ -222,19 +193,14 @@ class Journal:
                 whose = "Another object has this" if owner == study else "An object of another study has this"
                 raise RefusedObjectError(Outcome.CONFLICT, f"{whose} SOP Instance UID")
             part.keep_as(self._path(received), syncs_name=self._syncs_names)
-            with self._lock:
-                self._kept.setdefault(study, {})[sop] = _Kept(received.sha256, received.calling_ae_title)
-                self._unpublished[sop] = study
-                self._remember(study, sop, received)
+            self._kept.add(study, sop, _named(received), received)
             self._grow(received.size_bytes)
             fault_points.reach("journal.kept")
             return Outcome.STORED
 
     def objects(self, study: str) -> list[JournalObject]:
         """The study's objects in the journal, by SOP Instance UID; those of an earlier run are read back."""
-        with self._lock:
-            kept = sorted(self._kept.get(study, ()))
-        found = (self._object(study, sop) for sop in kept)
+        found = (self._object(study, sop) for sop in self._kept.of(study))
         return [entry for entry in found if entry is not None]
 
     def path(self, entry: JournalObject) -> Path:
@@ -243,8 +209,7 @@ class Journal:
 
     def holds(self, study: str) -> bool:
         """Whether the journal has objects of this study."""
-        with self._lock:
-            return bool(self._kept.get(study))
+        return self._kept.holds(study)
 
     def published(self, study: str) -> Published:
         """How far `study` has been published."""
@@ -257,14 +222,11 @@ class Journal:
 
     def study_of(self, sop: str) -> str | None:
         """The study that a SOP Instance UID belongs to, of those received or published here; None if unknown."""
-        with self._lock:
-            study = self._unpublished.get(sop)
-        return study or self._owners.of(sop)
+        return self._kept.study_of(sop) or self._owners.of(sop)
 
     def doubt(self, study: str) -> None:
         """Read this study's objects back before they are used again; those that are damaged are set aside then."""
-        with self._lock:
-            self._remembered -= len(self._objects.pop(study, ()))
+        self._kept.forget(study)
 
     def purge(self, study: str) -> None:
         """Remove the objects that the published revision has; safe to repeat.
@@ -272,9 +234,7 @@ class Journal:
         An object that differs from the published one of its SOP Instance UID is set aside instead.
         """
         published = self.published(study).objects
-        with self._lock:
-            kept = dict(self._kept.get(study, {}))
-        for sop, named in kept.items():
+        for sop, named in self._kept.of(study).items():
             if sop not in published:
                 continue
             file = self._file(study, sop, named)
@@ -286,34 +246,16 @@ class Journal:
             else:
                 log.error("journal: an object of study %s is not the one published as %s; set aside", study, sop)
                 self._set_aside(file, self._conflicting / study / file.name)
-            self._forget(study, sop)
+            self._kept.remove(study, sop)
             fault_points.reach("publish.purged")
         with contextlib.suppress(OSError):  # objects that came meanwhile
             (self._incoming / study).rmdir()
 
     def _path(self, entry: JournalObject) -> Path:
-        header, named = entry.header, _Kept(entry.sha256, entry.calling_ae_title)
-        return self._file(header.study_instance_uid, header.sop_instance_uid, named)
+        return self._file(entry.header.study_instance_uid, entry.header.sop_instance_uid, _named(entry))
 
-    def _file(self, study: str, sop: str, named: _Kept) -> Path:
-        sender = named.calling_ae_title.encode("latin-1", errors="replace").hex()
-        return self._incoming / study / f"{sop}.{named.sha256}.{sender}{_SUFFIX}"
-
-    def _remember(self, study: str, sop: str, entry: JournalObject) -> None:
-        """Spare reading an object back; the caller holds the lock."""
-        if self._remembered < _REMEMBERED_OBJECTS:
-            self._objects.setdefault(study, {})[sop] = entry
-            self._remembered += 1
-
-    def _forget(self, study: str, sop: str) -> None:
-        with self._lock:
-            self._unpublished.pop(sop, None)
-            for index in (self._kept, self._objects):
-                of_study = index.get(study, {})
-                if of_study.pop(sop, None) is not None and index is self._objects:
-                    self._remembered -= 1
-                if not of_study:
-                    index.pop(study, None)
+    def _file(self, study: str, sop: str, named: Named) -> Path:
+        return self._incoming / study / file_name(sop, named)
 
     def _grow(self, size_bytes: int) -> None:
         with self._lock:
@@ -322,16 +264,12 @@ class Journal:
 
     def _sha256(self, study: str, sop: str) -> str | None:
         """The hash of the object that has this UID in this study, or None if there is none."""
-        with self._lock:
-            kept = sop in self._kept.get(study, ())
-        known = self._object(study, sop) if kept else None
+        known = self._object(study, sop)
         return known.sha256 if known is not None else self.published(study).objects.get(sop)
 
     def _object(self, study: str, sop: str) -> JournalObject | None:
         """The object kept under this UID; one of an earlier run is read back, a damaged one is set aside."""
-        with self._lock:
-            known = self._objects.get(study, {}).get(sop)
-            named = self._kept.get(study, {}).get(sop)
+        known, named = self._kept.entry(study, sop), self._kept.named(study, sop)
         if known is not None or named is None:
             return known
         file = self._file(study, sop, named)
@@ -342,15 +280,13 @@ class Journal:
         except RefusedObjectError as error:
             log.error("journal: an object of study %s is damaged on disk and was set aside: %s", study, error)  # noqa: TRY400
             self._set_aside(file, self._unreadable / study / file.name)
-            self._forget(study, sop)
+            self._kept.remove(study, sop)
             metrics.UNREADABLE.inc()
             return None
-        with self._lock:
-            if sop in self._kept.get(study, ()):
-                self._remember(study, sop, loaded)
+        self._kept.remember(study, sop, loaded)
         return loaded
 
-    def _loaded(self, file: Path, named: _Kept) -> JournalObject:
+    def _loaded(self, file: Path, named: Named) -> JournalObject:
         loaded = self._load(file, named.calling_ae_title)
         if loaded.sha256 != named.sha256:
             raise RefusedObjectError(Outcome.MALFORMED, "The file is not the one that was received")
@@ -395,13 +331,16 @@ def _fsync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def _files(folder: Path) -> list[tuple[Path, str, _Kept]]:
+def _named(entry: JournalObject) -> Named:
+    return Named(entry.sha256, entry.calling_ae_title)
+
+
+def _files(folder: Path) -> list[tuple[Path, str, Named]]:
     """The objects' files in a study's folder, each with its SOP Instance UID and what its name says."""
     found = []
     for path in sorted(folder.iterdir()):
-        if match := _NAME.fullmatch(path.name):
-            sender = bytes.fromhex(match[3]).decode("latin-1")
-            found.append((path, match[1], _Kept(match[2], sender)))
+        if (parsed := parse_file_name(path)) is not None:
+            found.append((path, *parsed))
         else:
             log.error("journal: %s is no object's file; left alone", path)
     return found

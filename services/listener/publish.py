@@ -10,7 +10,8 @@ from itertools import groupby
 from typing import TypeVar
 
 from services.listener import fault_points, metrics
-from services.listener.journal import Journal, JournalObject
+from services.listener.journal import Journal
+from services.listener.kept import JournalObject
 from services.listener.ports import Publisher
 from shared import archive as archive_keys
 from shared.archive import Archive

@@ -15,7 +15,8 @@ from services.listener import fault_points, metrics
 from services.listener.answers import Answer, Outcome, RefusedObjectError
 from services.listener.elements import FileSource
 from services.listener.header import ObjectHeader, PatientIdentity, read_header
-from services.listener.journal import Journal, JournalObject
+from services.listener.journal import Journal
+from services.listener.kept import JournalObject
 from services.listener.open_studies import OpenStudies
 from services.listener.part import Part
 from services.listener.part10 import encode_file_head, read_file_head

@@ -244,7 +244,7 @@ def test_a_content_encoding_is_415(listener: Running) -> None:
         (b"--a-boundary\r\n" + b"A: b\r\n" * 50 + b"\r\nx\r\n--a-boundary--", stow.CONTENT_TYPE),
         (b"--a-boundary\r\nA: " + b"b" * 5000 + b"\r\n\r\nx\r\n--a-boundary--", stow.CONTENT_TYPE),
         (message(b"x"), 'multipart/related; type="application/dicom"'),
-        (message(b"x"), f'multipart/related; type="application/dicom"; boundary="{"b" * 71}"'),
+        (message(b"x", boundary="b" * 71), f'multipart/related; type="application/dicom"; boundary="{"b" * 71}"'),
     ],
 )
 def test_what_is_not_divided_into_parts_is_400(listener: Running, body: bytes, content_type: str) -> None:

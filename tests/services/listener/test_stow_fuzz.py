@@ -88,6 +88,13 @@ def test_a_message_reads_the_same_however_it_is_cut(contents: list[bytes], cuts:
         assert whole == ([("application/dicom", content) for content in contents], bool(contents) or whole[1])
 
 
+def test_a_preamble_without_end_is_not_kept() -> None:
+    reader = RelatedReader(BOUNDARY, Parts())
+    reader.feed(b"x" * 3000)
+    with pytest.raises(MalformedMultipartError):
+        reader.feed(b"x" * 3000)
+
+
 @CASES
 @given(body=CONTENT, cuts=st.lists(st.integers(min_value=0), max_size=20))
 def test_any_bytes_read_the_same_however_they_are_cut(body: bytes, cuts: list[int]) -> None:

@@ -156,6 +156,7 @@ def test_a_data_set_that_looks_like_the_head_is_told_from_it_by_the_length() -> 
         file(GROUP, length=len(GROUP) - 4),
         file(GROUP, length=1 << 20) + bytes(1 << 17),
         file(element(0x102, b"OB", bytes(1 << 17))),
+        file(element(0x102, b"OB", bytes(1000)) * 100),
         file(element(2, b"\0\0", b"1.2\0")),
         file(b"\x08\0\x16\0UI\0\0"),
         bytes(128) + b"DICM\x08\0\x16\0UI\0\0",
