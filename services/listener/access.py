@@ -34,6 +34,7 @@ TOTAL_LIMIT: Final = Reject(2, 3, 2, "association-limit")
 PEER_LIMIT: Final = Reject(2, 3, 1, "peer-limit")
 
 _MAX_AE_TITLE: Final = 16
+_CONNECTIONS_PER_ASSOCIATION: Final = 2
 _MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
 # PS3.5 table 6.2-1, AE: the default repertoire without backslash and control characters.
 _AE_PATTERN: Final = re.compile(r"[ -\[\]-~]+")
@@ -148,28 +149,37 @@ class OpenAssociations:
         self._max_per_peer = max_per_peer
         self._max_connections = max_connections
         self._lock = threading.Lock()
-        self._connections = 0
+        self._connections: Counter[str] = Counter()
         self._total = 0
         self._by_peer: Counter[str] = Counter()
 
-    def connected(self) -> bool:
-        """Count a connection, if there may be one more: each holds a thread before it is an association."""
+    def connected(self, peer_address: str) -> bool:
+        """Count a connection, if there may be one more: each holds a thread before it is an association.
+
+        A peer may have twice as many as associations, so that none keeps all others out.
+        """
+        peer = _key(peer_address)
         with self._lock:
-            if self._connections >= self._max_connections:
+            if self._connections.total() >= self._max_connections:
                 return False
-            self._connections += 1
+            if self._connections[peer] >= _CONNECTIONS_PER_ASSOCIATION * self._max_per_peer:
+                return False
+            self._connections[peer] += 1
             return True
 
-    def disconnected(self) -> None:
+    def disconnected(self, peer_address: str) -> None:
         """A connection that was counted is closed.
 
         Raises:
-            ValueError: none was counted.
+            ValueError: none of this peer's was counted.
         """
+        peer = _key(peer_address)
         with self._lock:
-            if not self._connections:
-                raise ValueError("no connection is counted")
-            self._connections -= 1
+            if not self._connections[peer]:
+                raise ValueError("no connection of this peer is counted")
+            self._connections[peer] -= 1
+            if not self._connections[peer]:
+                del self._connections[peer]
 
     def admit(self, peer_address: str) -> Reject | None:
         """Count an association of this peer, or say why there may be no more."""

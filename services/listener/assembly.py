@@ -14,6 +14,10 @@ from services.listener.store import Reception
 MAX_COMMAND_BYTES: Final = 1 << 16
 MAX_DATA_SET_BYTES: Final = 16 << 20
 """Of a data set that is no object's."""
+DRAINED_BYTES: Final = 1 << 30
+"""How much more of an object than is allowed is read and dropped, so that it can be answered with 0xA700."""
+MAX_EMPTY_FRAGMENTS: Final = 1000
+"""Of one message."""
 
 
 class AbortError(Exception):
@@ -46,6 +50,7 @@ class MessageAssembly:
         connection: ul.Connection,
         contexts: Mapping[int, AcceptedContext],
         begin_object: Callable[[dimse.Command, AcceptedContext], Reception],
+        max_object_bytes: int,
     ) -> None:
         self._connection = connection
         self._contexts = contexts
@@ -56,10 +61,13 @@ class MessageAssembly:
         self._command: dimse.Command | None = None
         self._reception: Reception | None = None
         self._data_set = bytearray()
+        self._data_set_bytes = 0
+        self._empty_fragments = 0
+        self._max_object_bytes = max_object_bytes
 
     @property
     def is_idle(self) -> bool:
-        """Whether no message has begun that is not whole yet."""
+        """Whether no message has begun that is not whole, and answered, yet."""
         return not self._context_id
 
     def discard(self) -> None:
@@ -75,6 +83,8 @@ class MessageAssembly:
             AbortError: the peer breaks the protocol.
             ClosedError, TooSlowError: as the connection's reading.
         """
+        if not length:
+            raise AbortError(ul.INVALID_PARAMETER, "a P-DATA PDU without an item")
         while length:
             if length < 6:
                 raise AbortError(ul.INVALID_PARAMETER, "a P-DATA PDU ends within an item")
@@ -87,13 +97,19 @@ class MessageAssembly:
                     raise AbortError(ul.INVALID_PARAMETER, "a fragment of another presentation context")
                 self._context_id = context_id
             is_last = bool(control & ul.LAST)
+            if not size_bytes and not is_last:
+                self._empty_fragments += 1
+                if self._empty_fragments > MAX_EMPTY_FRAGMENTS:
+                    raise AbortError(ul.INVALID_PARAMETER, "a message of empty fragments")
             if control & ul.COMMAND:
                 is_whole = self._take_command(size_bytes, is_last=is_last)
             else:
                 self._take_data_set(size_bytes)
                 is_whole = is_last
             if is_whole:
-                yield self._whole()
+                # Whoever takes it answers it before the next fragment is read.
+                yield self._message()
+                self._reset()
 
     def _take_command(self, size_bytes: int, *, is_last: bool) -> bool:
         """Whether the message ends with its command."""
@@ -117,23 +133,30 @@ class MessageAssembly:
     def _take_data_set(self, size_bytes: int) -> None:
         if self._command is None:
             raise AbortError(ul.INVALID_PARAMETER, "a data set without a command")
+        context = self._contexts[self._context_id]
+        # Of no other message is the data set looked at.
+        is_wanted = self._command.field == dimse.N_ACTION_RQ and context.abstract_syntax == STORAGE_COMMITMENT
+        limit_bytes = MAX_DATA_SET_BYTES if self._reception is None else self._max_object_bytes + DRAINED_BYTES
+        self._data_set_bytes += size_bytes
+        if self._data_set_bytes > limit_bytes:
+            raise AbortError(ul.BY_USER, "a data set without end")
         while size_bytes:
             piece = self._connection.read_some(size_bytes)
             size_bytes -= len(piece)
             if self._reception is not None:
                 self._reception.write(piece)
-                continue
-            if len(self._data_set) + len(piece) > MAX_DATA_SET_BYTES:
-                raise AbortError(ul.BY_USER, "a data set that is no object's is too long")
-            self._data_set += piece
+            elif is_wanted:
+                self._data_set += piece
 
-    def _whole(self) -> Message:
+    def _message(self) -> Message:
         command, context_id = self._command, self._context_id
         assert command is not None  # take() has seen to it
-        message = Message(command, context_id, self._contexts[context_id], self._reception, bytes(self._data_set))
+        return Message(command, context_id, self._contexts[context_id], self._reception, bytes(self._data_set))
+
+    def _reset(self) -> None:
         self._context_id, self._command, self._reception = 0, None, None
-        self._data_set.clear()
-        return message
+        self._data_set = bytearray()
+        self._data_set_bytes = self._empty_fragments = 0
 
 
 def stores_by(context: AcceptedContext) -> bool:

@@ -15,7 +15,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,6 +45,7 @@ _MAX_CONTROL_PDU_BYTES: Final = 256 << 10
 _MIN_P_DATA_LIMIT_BYTES: Final = 1 << 20
 _LINGER_S: Final = 2.0
 _TALLIED: Final = 1000
+_SHOWN_SYNTAXES: Final = 4
 
 _UNSUPPORTED_VERSION: Final = Reject(1, 2, 2, "protocol-version")
 _UNSUPPORTED_APPLICATION: Final = Reject(1, 1, 2, "application-context")
@@ -56,6 +57,7 @@ class AssociationLimits:
 
     max_pdu_bytes: int
     max_objects: int
+    max_object_bytes: int
     acse_timeout_s: float
     network_timeout_s: float
     pdu_timeout_s: float
@@ -109,7 +111,9 @@ class Association:
         connection = self._connection
         try:
             if self._establish():
-                self._assembly = MessageAssembly(connection, self._contexts, self._begin_object)
+                self._assembly = MessageAssembly(
+                    connection, self._contexts, self._begin_object, self._limits.max_object_bytes
+                )
                 self._serve_messages(self._assembly)
         except AbortError as error:
             log.warning("association %d from %s: aborted: %s", self.number, self._sender, error)
@@ -139,11 +143,11 @@ class Association:
         if self._assembly is None or self._assembly.is_idle:
             with contextlib.suppress(ul.ClosedError, ul.TooSlowError):
                 self._connection.send(ul.abort_pdu(ul.BY_USER))
-            self._connection.close()
+            self._connection.shut()
 
     def cut(self) -> None:
-        """Close the connection from another thread, whatever is under way."""
-        self._connection.close()
+        """End the connection from another thread, whatever is under way."""
+        self._connection.shut()
 
     def report(
         self,
@@ -165,7 +169,7 @@ class Association:
         if not found:
             return False
         context_id, context = found[0]
-        message_id = next(self._message_ids)
+        message_id = next(self._message_ids) % 0xFFFF + 1
         self._reports[message_id] = answered
         command = dimse.event_report_request(
             message_id=message_id,
@@ -178,7 +182,7 @@ class Association:
         except (ul.ClosedError, ul.TooSlowError):
             self._reports.pop(message_id, None)
             # A part of it may be out: nothing can follow that.
-            self._connection.close()
+            self._connection.shut()
             return False
         return True
 
@@ -232,8 +236,8 @@ class Association:
         except MalformedRequestError as error:
             raise AbortError(ul.INVALID_PARAMETER, f"a malformed association request ({error})") from None
         self._contexts = acceptance.contexts
-        for rejected in acceptance.rejected:
-            _report_rejected(rejected)
+        if acceptance.rejected:
+            _report_rejected(acceptance.rejected)
         connection.timeout(self._limits.pdu_timeout_s)
         connection.send(acceptance.pdu)
         metrics.ASSOCIATIONS.labels("accepted").inc()
@@ -354,13 +358,16 @@ class Association:
         self._connection.send(ul.message_pdus(context_id, command, data_set, max_pdu_bytes=limit))
 
 
-def _report_rejected(context: RejectedContext) -> None:
-    metrics.CONTEXTS_REJECTED.labels(context.reason).inc()
+def _report_rejected(contexts: Sequence[RejectedContext]) -> None:
+    for context in contexts:
+        metrics.CONTEXTS_REJECTED.labels(context.reason).inc()
+    first = contexts[0]
     log.warning(
-        "presentation context not accepted (%s): %s in %s",
-        context.reason,
-        _shown(context.abstract_syntax),
-        ", ".join(map(_shown, context.transfer_syntaxes)) or "no transfer syntax",
+        "%d presentation contexts not accepted; the first (%s): %s in %s",
+        len(contexts),
+        first.reason,
+        _shown(first.abstract_syntax),
+        ", ".join(map(_shown, first.transfer_syntaxes[:_SHOWN_SYNTAXES])) or "no transfer syntax",
     )
 
 

@@ -35,6 +35,7 @@ from services.listener.server import Server
 from services.listener.settings import ListenerSection, ListenerSettings
 from services.listener.store import StoreObject, load_object
 from services.listener.stow_server import stow_door
+from services.listener.threads import in_thread
 from shared.archive import Archive, open_archive
 from shared.errors import ConfigurationError
 from shared.pseudonym import Pseudonyms, load_key
@@ -72,6 +73,7 @@ async def listening(settings: ListenerSettings, publisher: Publisher) -> AsyncIt
                 section.journal_dir,
                 load=partial(load_object, pseudonyms=pseudonyms, max_object_bytes=section.max_object_bytes),
                 min_free_bytes=section.min_free_disk_bytes,
+                min_free_files=section.min_free_disk_files,
                 conflicts=section.conflicts,
             )
             closing.callback(journal.close)
@@ -155,7 +157,7 @@ async def _listening(
                 async with stow_door(section, store, numbers=numbers, audit=audit) as stow_url:
                     yield Doors(*address, stow_url)
             finally:
-                await asyncio.to_thread(server.stop)
+                await in_thread(server.stop)
                 closing.cancel()
                 reporting.cancel()
     except BaseExceptionGroup as group:

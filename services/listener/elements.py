@@ -34,6 +34,8 @@ _SEQUENCE_END: Final = 0xFFFEE0DD
 _PIXEL_DATA: Final = 0x7FE00010
 _PIXEL_GROUP: Final = 0x7FE0
 _MAX_DEPTH: Final = 64
+MAX_ELEMENTS: Final = 4_000_000
+"""Elements and items of one data set, nested ones too: what a walk takes of the processor is bounded by it."""
 _MAX_VALUE_BYTES: Final = 1024
 _LONGEST_HEADER_BYTES: Final = 12
 _WINDOW_BYTES: Final = 32 * 1024
@@ -131,7 +133,10 @@ class _InflatedSource:
 class _Walk:
     """One pass over a data set. `found` receives the top level's wanted values as raw bytes."""
 
-    def __init__(self, source: Source, wanted: Collection[int], *, little: bool) -> None:
+    def __init__(
+        self, source: Source, wanted: Collection[int], *, little: bool, max_elements: int = MAX_ELEMENTS
+    ) -> None:
+        self._elements_left = max_elements
         self._source = source
         self._data: bytes | memoryview = b""
         self._base = 0
@@ -155,6 +160,11 @@ class _Walk:
             return position - self._base
         return self._move(position)
 
+    def _count(self) -> None:
+        self._elements_left -= 1
+        if self._elements_left < 0:
+            raise RefusedObjectError(Outcome.TOO_LARGE, f"The data set has more than {MAX_ELEMENTS} elements")
+
     def _value(self, position: int, size_bytes: int) -> bytes:
         offset = position - self._base
         if position + size_bytes > self._window_end:
@@ -172,6 +182,7 @@ class _Walk:
                 raise _truncated(position)
             group, element = self._tag(data, offset)
             tag = group << 16 | element
+            self._count()
             if group == 0xFFFE:
                 if in_item and tag == _ITEM_END:
                     return position + 8
@@ -208,8 +219,12 @@ class _Walk:
             return self._items(start, end, implicit=implicit, depth=depth, fragments=True)
         if vr == b"UN":
             # PS3.5 section 6.2.2, note 4: the content is Implicit VR Little Endian.
-            nested = _Walk(self._source, (), little=True)
-            return nested._items(start, end, implicit=True, depth=depth, fragments=False)
+            nested = _Walk(self._source, (), little=True, max_elements=self._elements_left)
+            nested._data, nested._base, nested._window_end = self._data, self._base, self._window_end
+            position = nested._items(start, end, implicit=True, depth=depth, fragments=False)
+            self._data, self._base, self._window_end = nested._data, nested._base, nested._window_end
+            self._elements_left = nested._elements_left
+            return position
         return self._items(start, end, implicit=implicit, depth=depth, fragments=False)
 
     def _items(self, position: int, end: int, *, implicit: bool, depth: int, fragments: bool) -> int:
@@ -223,6 +238,7 @@ class _Walk:
             (length,) = self._u32(self._data, offset + 4)
             position += 8
             tag = group << 16 | element
+            self._count()
             if tag == _SEQUENCE_END:
                 return position
             if tag != _ITEM or (fragments and length == _UNDEFINED):

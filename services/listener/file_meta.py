@@ -77,8 +77,6 @@ class FileMetaReader:
                 raise _malformed("Not a DICOM file")
             self._position = _START
         while self._position != self._end:
-            if self._end is not None and self._position > self._end:
-                raise _malformed("The file meta group is not as long as it says")
             if len(buffer) < self._position + 8:
                 return False
             group, element, vr, length = struct.unpack_from("<HH2sH", buffer, self._position)
@@ -94,8 +92,6 @@ class FileMetaReader:
                     return False
                 (length,) = struct.unpack_from("<I", buffer, start)
                 start += 4
-            if start + length > _MAX_HEAD_BYTES:
-                raise _malformed("The file meta group is too long")
             if len(buffer) < start + length:
                 return False
             self._take(element, bytes(buffer[start : start + length]), start + length)

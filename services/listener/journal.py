@@ -63,6 +63,7 @@ class Journal:
         *,
         load: Callable[[Path, str], JournalObject],
         min_free_bytes: int = 0,
+        min_free_files: int = 0,
         conflicts: Conflicts = "refuse",
     ) -> None:
         self._receiving = root / "receiving"
@@ -72,6 +73,7 @@ class Journal:
         self._conflicting = root / "conflicting"
         self._load = load
         self._min_free_bytes = min_free_bytes
+        self._min_free_files = min_free_files
         self._conflicts = conflicts
         self._lock = threading.Lock()
         self._sop_locks = tuple(threading.Lock() for _ in range(_STRIPES))
@@ -87,7 +89,7 @@ class Journal:
                 folder.mkdir(exist_ok=True)
             fsync_folder(root)
             self._published = PublishedStudies(root / "published")
-            self._syncs_names = syncs_names_with_files(root)
+            self._syncs_names = syncs_names_with_files(self._incoming)
             undo.pop_all()
 
     def close(self) -> None:
@@ -104,13 +106,14 @@ class Journal:
         for folder in self._incoming.iterdir():
             if not folder.is_dir() or not is_valid_uid(folder.name):
                 continue
-            kept = _files(folder)
-            for file, sop, named in kept:
-                self._kept.add(folder.name, sop, named)
-                # Moved but perhaps not yet durable when the crash came; a repeat of it gets Success at once.
-                _fsync_file(file)
-                self._grow(file.stat().st_size)
-            if kept:
+            for file, sop, named in _files(folder):
+                try:
+                    self._recover(folder.name, file, sop, named)
+                except OSError as error:
+                    # One bad sector keeps nobody else's objects from being published.
+                    log.error("journal: %s cannot be read: %s", file, error.strerror)  # noqa: TRY400
+                    metrics.UNREADABLE.inc()
+            if self._kept.holds(folder.name):
                 fsync_folder(folder)
                 studies.append(folder.name)
             else:
@@ -119,6 +122,23 @@ class Journal:
         fsync_folder(self._incoming)
         self._published.recover()
         return studies
+
+    def _recover(self, study: str, file: Path, sop: str, named: Named) -> None:
+        # Moved but perhaps not yet durable when the crash came; a repeat of it gets Success at once.
+        _fsync_file(file)
+        self._grow(file.stat().st_size)
+        if (other := self._kept.named(study, sop)) is not None:
+            # The leftover of a failure, and the object that came after it: what is whole counts.
+            if self._read_back(study, file, named) is None:
+                return
+            if self._object(study, sop) is not None:
+                older, newer = sorted((self._file(study, sop, other), file), key=lambda path: path.stat().st_mtime_ns)
+                log.error("journal: two objects of study %s have one UID; the older one is set aside", study)
+                self._set_aside(older, self._conflicting / study / older.name)
+                if newer != file:
+                    return
+                self._kept.remove(study, sop, other)
+        self._kept.add(study, sop, named)
 
     def free_bytes(self) -> int:
         """Free bytes of the journal's file system."""
@@ -131,7 +151,11 @@ class Journal:
         Raises:
             RefusedObjectError: NO_SPACE.
         """
-        if self._min_free_bytes and self.free_bytes() < self._min_free_bytes + size_bytes:
+        status = os.statvfs(self._incoming)
+        has_bytes = status.f_bavail * status.f_frsize >= self._min_free_bytes + size_bytes
+        # To be published, each object takes a name or two more.
+        has_names = not status.f_files or status.f_favail >= self._min_free_files + 2 * len(self._kept)
+        if (self._min_free_bytes and not has_bytes) or (self._min_free_files and not has_names):
             raise RefusedObjectError(Outcome.NO_SPACE, "The listener's disk is nearly full")
 
     def receive(self, head: bytes) -> Part:
@@ -170,8 +194,10 @@ class Journal:
         """An AE title that sent objects of this study; empty if there are none."""
         return next((named.calling_ae_title for named in self._kept.of(study).values()), "")
 
-    def keep(self, received: JournalObject, part: Part) -> Outcome:
+    def keep(self, received: JournalObject, part: Part, *, first: Callable[[], None] = lambda: None) -> Outcome:
         """Keep a received object; when this returns it is durable, or one like it was before.
+
+        `first` is called before anything is kept, and not if nothing is; what it raises goes on.
 
         Returns:
             STORED; DUPLICATE if the same data set is already kept or published; SET_ASIDE if it is
@@ -189,9 +215,11 @@ class Journal:
                 if owner == study and known == received.sha256:
                     return Outcome.DUPLICATE
                 if self._conflicts == "keep-aside":
+                    first()
                     return self._keep_aside(received, part)
                 whose = "Another object has this" if owner == study else "An object of another study has this"
                 raise RefusedObjectError(Outcome.CONFLICT, f"{whose} SOP Instance UID")
+            first()
             part.keep_as(self._path(received), syncs_name=self._syncs_names)
             self._kept.add(study, sop, _named(received), received)
             self._grow(received.size_bytes)
@@ -246,7 +274,7 @@ class Journal:
             else:
                 log.error("journal: an object of study %s is not the one published as %s; set aside", study, sop)
                 self._set_aside(file, self._conflicting / study / file.name)
-            self._kept.remove(study, sop)
+            self._kept.remove(study, sop, named)
             fault_points.reach("publish.purged")
         with contextlib.suppress(OSError):  # objects that came meanwhile
             (self._incoming / study).rmdir()
@@ -272,19 +300,24 @@ class Journal:
         known, named = self._kept.entry(study, sop), self._kept.named(study, sop)
         if known is not None or named is None:
             return known
-        file = self._file(study, sop, named)
+        loaded = self._read_back(study, self._file(study, sop, named), named)
+        if loaded is None:
+            self._kept.remove(study, sop, named)
+        else:
+            self._kept.remember(study, sop, named, loaded)
+        return loaded
+
+    def _read_back(self, study: str, file: Path, named: Named) -> JournalObject | None:
+        """The object in a file; None if it was purged meanwhile, or is damaged and was set aside."""
         try:
-            loaded = self._loaded(file, named)
+            return self._loaded(file, named)
         except FileNotFoundError:
-            return None  # purged meanwhile
+            return None
         except RefusedObjectError as error:
             log.error("journal: an object of study %s is damaged on disk and was set aside: %s", study, error)  # noqa: TRY400
             self._set_aside(file, self._unreadable / study / file.name)
-            self._kept.remove(study, sop)
             metrics.UNREADABLE.inc()
             return None
-        self._kept.remember(study, sop, loaded)
-        return loaded
 
     def _loaded(self, file: Path, named: Named) -> JournalObject:
         loaded = self._load(file, named.calling_ae_title)
@@ -294,17 +327,29 @@ class Journal:
 
     def _set_aside(self, file: Path, target: Path) -> None:
         """Move an object's file, durably, to where nothing touches it any more."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self._grow(-file.stat().st_size)
+        self._make_aside(target.parent)
+        size_bytes = file.stat().st_size
         os.replace(file, target)
+        self._grow(-size_bytes)
         fsync_folder(target.parent)
 
-    def _keep_aside(self, received: JournalObject, part: Part) -> Outcome:
-        folder = self._conflicting / received.header.study_instance_uid
+    @staticmethod
+    def _make_aside(folder: Path) -> None:
+        """Make a study's folder of objects set aside, durably."""
         folder.mkdir(parents=True, exist_ok=True)
-        for parent in (self._conflicting, self._conflicting.parent):
+        for parent in (folder.parent, folder.parent.parent):
             fsync_folder(parent)
-        part.keep_as(folder / self._path(received).name, syncs_name=self._syncs_names)
+
+    def _keep_aside(self, received: JournalObject, part: Part) -> Outcome:
+        study = received.header.study_instance_uid
+        target = self._conflicting / study / self._path(received).name
+        self._make_aside(target.parent)
+        if target.exists() and self._read_back(study, target, _named(received)) is not None:
+            # A repeat of what was set aside: that copy stays, whatever becomes of this one.
+            _fsync_file(target)
+            fsync_folder(target.parent)
+        else:
+            part.keep_as(target, syncs_name=self._syncs_names)
         return Outcome.SET_ASIDE
 
 

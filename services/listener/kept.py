@@ -69,21 +69,23 @@ class KeptObjects:
             if entry is not None:
                 self._remember(study, sop, entry)
 
-    def remember(self, study: str, sop: str, entry: JournalObject) -> None:
+    def remember(self, study: str, sop: str, named: Named, entry: JournalObject) -> None:
         """Spare reading the object back once more, if it is still kept."""
         with self._lock:
-            if sop in self._named.get(study, ()):
+            if self._named.get(study, {}).get(sop) is named:
                 self._remember(study, sop, entry)
 
-    def remove(self, study: str, sop: str) -> None:
-        """The object is not in the journal any more."""
+    def remove(self, study: str, sop: str, named: Named) -> None:
+        """The object is not in the journal any more. Another one that took its place meanwhile stays."""
         with self._lock:
+            if self._named.get(study, {}).get(sop) is not named:
+                return
             self._studies.pop(sop, None)
-            named, objects = self._named.get(study, {}), self._objects.get(study, {})
-            named.pop(sop, None)
+            of_study, objects = self._named[study], self._objects.get(study, {})
+            del of_study[sop]
             if objects.pop(sop, None) is not None:
                 self._remembered -= 1
-            if not named:
+            if not of_study:
                 self._named.pop(study, None)
             if not objects:
                 self._objects.pop(study, None)
@@ -112,6 +114,10 @@ class KeptObjects:
         """Whether there is an object of this study."""
         with self._lock:
             return study in self._named
+
+    def __len__(self) -> int:
+        """How many objects there are."""
+        return len(self._studies)
 
     def study_of(self, sop: str) -> str | None:
         """The study of an object; None if it is not kept."""

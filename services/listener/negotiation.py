@@ -61,6 +61,7 @@ class AssociationRequest:
     protocol_version: int
     application_context: str
     max_pdu_bytes: int
+    size_bytes: int
     primitive: A_ASSOCIATE
 
 
@@ -116,7 +117,8 @@ class Negotiation:
 
     def accept(self, request: AssociationRequest) -> Acceptance:
         """As the function `accept`, by this listener's settings."""
-        return self._answered(request)
+        is_short = request.size_bytes <= _REMEMBERED_BYTES
+        return self._answered(request) if is_short else self._answer(request)
 
     def _answer(self, request: AssociationRequest) -> Acceptance:
         return accept(
@@ -155,6 +157,7 @@ def parse_request(body: bytes) -> AssociationRequest:
             protocol_version=request.protocol_version,
             application_context=str(request.application_context_name or ""),
             max_pdu_bytes=primitive.maximum_length_received or 0,
+            size_bytes=len(body),
             primitive=_checked(primitive),
         )
     except MalformedRequestError:
@@ -164,7 +167,11 @@ def parse_request(body: bytes) -> AssociationRequest:
 
 
 def _checked(primitive: A_ASSOCIATE) -> A_ASSOCIATE:
-    for context in primitive.presentation_context_definition_list:
+    contexts = primitive.presentation_context_definition_list
+    # PS3.8 table 9-13: the identifiers are the odd numbers from 1 to 255.
+    if len({context.context_id for context in contexts}) != len(contexts):
+        raise MalformedRequestError("two presentation contexts have one identifier")
+    for context in contexts:
         if not context.context_id or not context.context_id % 2:
             raise MalformedRequestError("a presentation context's identifier is not odd")
         if not context.transfer_syntax or not context.abstract_syntax:

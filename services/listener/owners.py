@@ -21,10 +21,14 @@ class Owners:
     folder: Path
 
     def of(self, sop: str) -> str | None:
-        """The study that published this UID first; None if none has."""
+        """The study that published this UID first; None if none has.
+
+        Raises:
+            OSError: that could not be found out.
+        """
         try:
             return os.readlink(self._link(sop))  # noqa: PTH115 - on each object's way in
-        except OSError:
+        except FileNotFoundError:
             return None
 
     def note(self, study: str, sops: Iterable[str]) -> None:

@@ -133,35 +133,33 @@ class Part:
             fault_points.reach("part.written")
             if not syncs_name:
                 os.fsync(self.descriptor)
-            is_new_folder = self._move(target)
+            self._move(target)
             fault_points.reach("journal.renamed")
             if syncs_name:
                 # One commit of the file system's own journal for the bytes and the name.
                 os.fsync(self.descriptor)
             else:
+                # The folder itself may have been made by another thread, which is not as far yet.
                 fsync_folder(folder)
-            if is_new_folder:
                 fsync_folder(folder.parent)
             fault_points.reach("journal.synced")
         except BaseException:
-            # Not durable for sure, so not acknowledged: it must not stay either.
-            with contextlib.suppress(FileNotFoundError):
-                target.unlink()
+            # Not durable for sure, so not acknowledged: it must not stay either. What stood there before is not ours.
+            if self._is_named:
+                with contextlib.suppress(FileNotFoundError):
+                    target.unlink()
             raise
 
-    def _move(self, target: Path) -> bool:
-        """Whether the folder had to be made."""
-        is_new_folder = False
+    def _move(self, target: Path) -> None:
         for _ in range(_MOVE_TRIES):
             try:
                 os.replace(self.path, target)
             except FileNotFoundError:
                 # It is the study's first object, or a purge removed the empty folder.
                 target.parent.mkdir(exist_ok=True)
-                is_new_folder = True
             else:
                 self._is_named = True
-                return is_new_folder
+                return
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
     def discard(self) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
-from typing import TypeVar
 
 from services.listener import fault_points, metrics
 from services.listener.journal import Journal
 from services.listener.kept import JournalObject
 from services.listener.ports import Publisher
+from services.listener.threads import in_thread
 from shared import archive as archive_keys
 from shared.archive import Archive
 from shared.errors import ArchiveObjectCorruptError
@@ -21,9 +22,6 @@ from shared.manifest import InstanceEntry, SeriesEntry, StudyManifest
 from shared.topics import STUDY_RECEIVED
 
 log = logging.getLogger(__name__)
-
-A = TypeVar("A")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +47,12 @@ class PublishStudy:
             OSError: the journal could not be read or written; try again.
         """
         async with self.slots:
-            manifest = await _in_thread(self._archive, study)
+            manifest = await in_thread(partial(self._archive, study))
         if manifest is None:
             return None
         await self.publisher.publish(STUDY_RECEIVED.name, announce(manifest))
         fault_points.reach("publish.announced")
-        await _in_thread(self._finish, manifest)
+        await in_thread(partial(self._finish, manifest))
         return manifest
 
     def _archive(self, study: str) -> StudyManifest | None:
@@ -100,16 +98,6 @@ class PublishStudy:
         if manifest.mixed_patients:
             metrics.MIXED_PATIENTS.inc()
             log.warning("study %s: its objects name different patients", study)
-
-
-async def _in_thread(call: Callable[[A], T], argument: A) -> T:
-    """`call` in a thread. When cancelled it ends no sooner than the thread: the journal may be closed after it."""
-    work = asyncio.ensure_future(asyncio.to_thread(call, argument))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.gather(work, return_exceptions=True)
-        raise
 
 
 def build_manifest(

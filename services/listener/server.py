@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _BACKLOG: Final = 128
 _LONGEST_TICK_S: Final = 5.0
+_STOP_PAUSE_S: Final = 0.02
 _ACCEPT_PAUSE_S: Final = 0.1
 # Fits the largest fragment of the PDU length that is negotiated by default.
 _RECEIVE_BYTES: Final = 256 * 1024
@@ -76,6 +77,7 @@ class Server:
         self._limits = AssociationLimits(
             max_pdu_bytes=settings.max_pdu_bytes,
             max_objects=settings.max_objects_per_association,
+            max_object_bytes=settings.max_object_bytes,
             acse_timeout_s=settings.acse_timeout_s,
             network_timeout_s=settings.network_timeout_s,
             pdu_timeout_s=settings.pdu_timeout_s,
@@ -121,21 +123,22 @@ class Server:
         self._thread.join()
         listening.close()
         deadline_s = time.monotonic() + patience_s
-        with self._lock:
-            under_way = list(self._open.items())
-        for one, _ in under_way:
-            if isinstance(one, Association):
-                one.stop()
-            else:
-                one.close()
-        for _, thread in under_way:
-            thread.join(max(0.0, deadline_s - time.monotonic()))
-        # Nobody may still write when the journal is given up.
-        for one, thread in under_way:
-            if thread.is_alive():
+        # Nobody may still write when the journal is given up. A connection may become an association meanwhile.
+        told: set[Association] = set()
+        while under_way := self._under_way():
+            is_late = time.monotonic() > deadline_s
+            for one, thread in under_way:
                 if isinstance(one, Association):
-                    one.cut()
-                thread.join()
+                    if is_late:
+                        one.cut()
+                    elif one not in told:
+                        told.add(one)
+                        one.stop()
+                thread.join(_STOP_PAUSE_S)
+
+    def _under_way(self) -> list[tuple[Association | socket.socket, threading.Thread]]:
+        with self._lock:
+            return [pair for pair in self._open.items() if pair[1].is_alive()]
 
     def _accept(self, listening: socket.socket) -> None:
         while True:
@@ -159,7 +162,7 @@ class Server:
         if not self._is_welcome(peer_address):
             self._turn_away(connected, peer_address, "peer-address")
             return
-        if not self._open_associations.connected():
+        if not self._open_associations.connected(peer_address):
             self._turn_away(connected, peer_address, "connection-limit")
             return
         thread = threading.Thread(target=self._serve, args=(connected, peer_address), name="dicom-association")
@@ -170,7 +173,7 @@ class Server:
         except RuntimeError:
             log.error("no thread is left for a connection")  # noqa: TRY400
             self._forget(connected)
-            self._open_associations.disconnected()
+            self._open_associations.disconnected(peer_address)
             connected.close()
 
     def _turn_away(self, connected: socket.socket, peer_address: str, why: str) -> None:
@@ -222,7 +225,7 @@ class Server:
         finally:
             connected.close()
             self._forget(served)
-            self._open_associations.disconnected()
+            self._open_associations.disconnected(peer_address)
             metrics.ASSOCIATIONS_OPEN.dec()
 
     def _record(self, association: Association) -> None:

@@ -106,6 +106,11 @@ class ListenerSection(Section):
     min_free_disk_bytes: NonNegativeInt = Field(
         1_073_741_824, description="With less free than this on the journal's disk, objects are refused with 0xA700."
     )
+    min_free_disk_files: NonNegativeInt = Field(
+        10_000,
+        description="With fewer free inodes than this, and than two for each object waiting, objects are refused with "
+        "0xA700; 0: not looked at.",
+    )
     publish_concurrency: PositiveInt = Field(4, description="Studies being brought to the archive at a time.")
     publish_retry_s: PositiveFloat = Field(0.5, description="First pause before publishing is tried again; doubles.")
     publish_retry_max_s: PositiveFloat = Field(30.0, description="Longest pause before publishing is tried again.")

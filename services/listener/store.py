@@ -25,7 +25,7 @@ from shared.pseudonym import Pseudonyms
 log = logging.getLogger(__name__)
 
 # How often free space is looked at while one object arrives.
-_CHECK_SPACE_EVERY_BYTES: Final = 64 << 20
+_CHECK_SPACE_EVERY_BYTES: Final = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +165,7 @@ class Reception:
             size_bytes=part.size_bytes,
             sha256=part.sha256(),
         )
-        step.note_identity(header, identity)
-        outcome = step.journal.keep(received, part)
+        outcome = step.journal.keep(received, part, first=lambda: step.note_identity(header, identity))
         study = header.study_instance_uid
         if outcome is Outcome.STORED:
             metrics.OBJECT_BYTES.inc(part.dataset_bytes)

@@ -15,6 +15,7 @@ import hmac
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
@@ -33,6 +34,7 @@ from services.listener.stow_intake import StowIntake, TooManyPartsError
 from services.listener.stow_request import DisconnectedError, RefusalError, RequestBody, RequestHead, read_head
 from services.listener.stow_response import RETRY_AFTER_S, LastResponse, problem, response_to
 from services.listener.tally import Tally
+from services.listener.threads import in_thread
 from shared.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
@@ -177,12 +179,7 @@ class StowDoor:
 
     async def _in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`call` in one of the door's threads. When cancelled it ends no sooner than the thread."""
-        work = asyncio.get_running_loop().run_in_executor(self._threads, lambda: call(*args, **kwargs))
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            await asyncio.gather(work, return_exceptions=True)
-            raise
+        return await in_thread(partial(call, *args, **kwargs), self._threads)
 
 
 def _token_sha256(path: Path) -> bytes:

@@ -78,9 +78,9 @@ class Connection:
         else:
             # The kernel's own time-outs spare a poll before each call.
             connected.settimeout(None)
-            tick = struct.pack("@ll", int(tick_s), int(tick_s % 1 * 1_000_000))
-            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-                connected.setsockopt(socket.SOL_SOCKET, option, tick)
+            for option, seconds in ((socket.SO_RCVTIMEO, tick_s), (socket.SO_SNDTIMEO, grace_s)):
+                time_value = struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
+                connected.setsockopt(socket.SOL_SOCKET, option, time_value)
         self._grace_s = grace_s
         self._min_bytes_per_s = min_bytes_per_s
         self._deadline_s: float | None = None
@@ -154,10 +154,14 @@ class Connection:
         except OSError as error:
             raise ClosedError("the connection is closed") from error
 
-    def close(self) -> None:
-        """Close the connection, also one that the peer has reset already; safe to repeat."""
+    def shut(self) -> None:
+        """End the connection from any thread: whoever waits in it wakes up. Its reader closes it; safe to repeat."""
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connection, also one that the peer has reset already; safe to repeat. For its reader only."""
+        self.shut()
         self.socket.close()
 
     def _need(self, size_bytes: int) -> int:

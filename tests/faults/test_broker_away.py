@@ -15,6 +15,7 @@ from services.local.kafka_broker import LocalKafka
 from services.local.ports import free_port
 from shared.archive import LocalArchive
 from shared.delivery import create_topics
+from shared.errors import BrokerUnavailableError
 from shared.topics import STUDY_RECEIVED
 from tests.faults.real_listener import RealListener
 from tests.integration.support import kafka_settings, read_plain
@@ -30,6 +31,15 @@ def send(listener: RealListener, *samples: Sample) -> None:
     with Sender(associate(listener.host, listener.port)) as sender:
         for sample in samples:
             assert sender.store(sample).Status == 0x0000
+
+
+def makes_topic(bootstrap: str) -> bool:
+    """A broker takes connections a little before it answers them."""
+    try:
+        asyncio.run(create_topics(kafka_settings(bootstrap), [STUDY_RECEIVED]))
+    except BrokerUnavailableError:
+        return False
+    return True
 
 
 def announced(bootstrap: str, count: int) -> list[tuple[str, int, str, str]]:
@@ -67,7 +77,7 @@ def test_studies_received_without_a_broker_are_announced_once_it_is_there(
         send(listener, make_sample(study=FIRST))
 
         child = broker.start()
-        asyncio.run(create_topics(kafka_settings(broker.bootstrap), [STUDY_RECEIVED]))
+        wait_for(lambda: makes_topic(broker.bootstrap), PATIENCE_S)
         wait_for(idle(tmp_path / "listener"), PATIENCE_S)
 
         os.kill(child.pid, signal.SIGKILL)

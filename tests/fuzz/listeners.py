@@ -40,7 +40,11 @@ class ThreadTarget(Target):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         logging.getLogger().addHandler(self._log)
         logging.getLogger().setLevel(logging.INFO)
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
 
     def open_descriptors(self) -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
@@ -77,7 +81,11 @@ class ProcessTarget(Target):
     def __init__(self, folder: Path) -> None:
         self._process = RealListener(folder)
         super().__init__(self._process.host, self._process.port, folder)
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
 
     def open_descriptors(self) -> int:
         return len(list(Path(f"/proc/{self._process.pid}/fd").iterdir()))

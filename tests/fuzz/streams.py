@@ -160,20 +160,6 @@ def store(context_id: int, sop: str, data_set: bytes, *, message_id: int = 1, so
     return Message(context_id, head, data_set)
 
 
-def commitment(references: list[tuple[str, str]], transaction: str, *, message_id: int = 1) -> Message:
-    """An N-ACTION request for storage commitment of SOP classes and instances: PS3.4 table J.3-1."""
-    head = command(
-        N_ACTION_RQ, sop_class=COMMITMENT, sop="1.2.840.10008.1.20.1.1", message_id=message_id, has_data_set=True
-    )
-    items = b"".join(
-        struct.pack("<HHI", 0xFFFE, 0xE000, len(item)) + item
-        for sop_class, sop in references
-        for item in (_explicit_uid(0x1150, sop_class) + _explicit_uid(0x1155, sop),)
-    )
-    sequence = struct.pack("<HH2sxxI", 0x0008, 0x1199, b"SQ", len(items)) + items
-    return Message(11, head, _explicit_uid(0x1195, transaction) + sequence)
-
-
 def echo(message_id: int = 1) -> Message:
     return Message(1, command(C_ECHO_RQ, sop_class=VERIFICATION, message_id=message_id))
 
@@ -305,9 +291,3 @@ def _uid(element: int, uid: str) -> bytes:
     raw = uid.encode()
     raw += b"\0" * (len(raw) % 2)
     return struct.pack("<HHI", 0, element, len(raw)) + raw if raw else b""
-
-
-def _explicit_uid(element: int, uid: str) -> bytes:
-    raw = uid.encode()
-    raw += b"\0" * (len(raw) % 2)
-    return struct.pack("<HH2sH", 0x0008, element, b"UI", len(raw)) + raw

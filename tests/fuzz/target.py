@@ -21,7 +21,7 @@ from pydicom.uid import UID
 
 from services.listener.part10 import encode_file_head
 from tests.fuzz import streams
-from tests.fuzz.exchange import FindingError, exchange
+from tests.fuzz.exchange import PATIENCE_S, FindingError, exchange
 from tests.fuzz.streams import Answers, Sent
 from tests.fuzz.templates import IDENTITY
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from pydicom.uid import (
 )
 
 from services.listener.negotiation import TRANSFER_SYNTAXES
+from tests.fuzz import streams
 from tests.fuzz.streams import CONTEXTS
 
 # What a log, an event or a file name must never show.
@@ -137,3 +139,27 @@ def _origin(path: Path) -> Origin | None:
     values = (str(ds.get(keyword, "")).strip() for keyword in ("PatientName", "PatientID", "PatientBirthDate"))
     identity = tuple(value for value in values if len(value) > 5 and value not in uids)
     return Origin(path.name, data_set, syntax, sop_class, sop, lengths, identity)
+
+
+def commitment(references: list[tuple[str, str]], transaction: str, *, message_id: int = 1) -> streams.Message:
+    """An N-ACTION request for storage commitment of SOP classes and instances: PS3.4 table J.3-1."""
+    head = streams.command(
+        streams.N_ACTION_RQ,
+        sop_class=streams.COMMITMENT,
+        sop="1.2.840.10008.1.20.1.1",
+        message_id=message_id,
+        has_data_set=True,
+    )
+    items = b"".join(
+        struct.pack("<HHI", 0xFFFE, 0xE000, len(item)) + item
+        for sop_class, sop in references
+        for item in (_explicit_uid(0x1150, sop_class) + _explicit_uid(0x1155, sop),)
+    )
+    sequence = struct.pack("<HH2sxxI", 0x0008, 0x1199, b"SQ", len(items)) + items
+    return streams.Message(11, head, _explicit_uid(0x1195, transaction) + sequence)
+
+
+def _explicit_uid(element: int, uid: str) -> bytes:
+    raw = uid.encode()
+    raw += b"\0" * (len(raw) % 2)
+    return struct.pack("<HH2sH", 0x0008, element, b"UI", len(raw)) + raw

@@ -27,7 +27,7 @@ from tests.fuzz.connection import RawAssociation
 from tests.fuzz.exchange import FindingError
 from tests.fuzz.listeners import ThreadTarget
 from tests.fuzz.scale import CASES, SEED, share
-from tests.fuzz.templates import STUDY, small_object, uid_like
+from tests.fuzz.templates import STUDY, commitment, small_object, uid_like
 
 pytestmark = [pytest.mark.filterwarnings("ignore:::pydicom", "ignore:::pynetdicom"), pytest.mark.timeout(60 + CASES)]
 
@@ -141,7 +141,7 @@ class Senders(RuleBasedStateMachine):
     @rule(association=associations, sop=sops, seed=SEEDS, is_whole=st.booleans())
     def ask_for_commitment(self, association: RawAssociation, sop: str, seed: int, is_whole: bool) -> None:
         if id(association) not in self.halves:
-            asked = streams.commitment([(streams.MR, sop)], uid_like(sop, self.uids))
+            asked = commitment([(streams.MR, sop)], uid_like(sop, self.uids))
             if not is_whole:
                 asked = streams.Message(asked.context_id, asked.command, asked.data_set[:-3])
             assert association.request(asked, random.Random(seed)) == (0x0000 if is_whole else 0x0115)

@@ -15,7 +15,7 @@ from tests.fuzz.mutations import spoil_stream
 from tests.fuzz.scale import CASES as CASES_IN_ALL
 from tests.fuzz.scale import SEED, run_cases, share
 from tests.fuzz.target import Target
-from tests.fuzz.templates import SOP, STUDY, small_object, uid_like
+from tests.fuzz.templates import SOP, STUDY, commitment, small_object, uid_like
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:::pydicom", "ignore:::pynetdicom"),
@@ -55,7 +55,7 @@ def valid_pdus(rng: random.Random) -> tuple[list[bytes], int]:
         pdus += streams.pdus(message, rng if rng.random() < 0.7 else None)
     if rng.random() < 0.03:
         references = [(streams.MR, uid_like(SOP, rng)) for _ in range(rng.choice((1, 2, 50)))]
-        pdus += streams.pdus(streams.commitment(references, uid_like(STUDY, rng)), rng)
+        pdus += streams.pdus(commitment(references, uid_like(STUDY, rng)), rng)
     pdus.append(streams.release_rq() if rng.random() < 0.8 else streams.abort())
     return pdus, stored
 

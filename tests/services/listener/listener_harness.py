@@ -281,6 +281,7 @@ def make_settings(folder: Path, **options: object) -> ListenerSettings:
         "crosswalk_file": folder / "crosswalk",
         "study_quiet_s": 0.2,
         "min_free_disk_bytes": 0,
+        "min_free_disk_files": 0,
         "publish_retry_s": 0.05,
     }
     section = ListenerSection(**(defaults | options))  # type: ignore[arg-type]

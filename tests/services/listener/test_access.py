@@ -226,17 +226,23 @@ def test_a_departure_that_was_no_arrival_is_an_error() -> None:
     with pytest.raises(ValueError, match="no association"):
         open_associations.leave("10.0.0.2")
     with pytest.raises(ValueError, match="no connection"):
-        open_associations.disconnected()
+        open_associations.disconnected("192.0.2.1")
     assert (open_associations.total, open_associations.peers) == (1, 1)
 
 
 def test_connections_are_capped_before_they_are_associations() -> None:
     open_associations = OpenAssociations(max_total=1, max_per_peer=1, max_connections=2)
-    assert open_associations.connected()
-    assert open_associations.connected()
-    assert not open_associations.connected()
-    open_associations.disconnected()
-    assert open_associations.connected()
+    assert open_associations.connected("192.0.2.1")
+    assert open_associations.connected("192.0.2.1")
+    assert not open_associations.connected("192.0.2.1")
+    open_associations.disconnected("192.0.2.1")
+    assert open_associations.connected("192.0.2.1")
+
+
+def test_one_peer_cannot_hold_all_connections() -> None:
+    open_associations = OpenAssociations(max_total=100, max_per_peer=2, max_connections=200)
+    assert [open_associations.connected("192.0.2.1") for _ in range(5)] == [True] * 4 + [False]
+    assert open_associations.connected("192.0.2.2")
 
 
 def test_counts_stay_true_under_threads() -> None:
@@ -248,11 +254,11 @@ def test_counts_stay_true_under_threads() -> None:
         peer = f"10.0.0.{number % 3}"
         start.wait()
         for _ in range(500):
-            if open_associations.connected():
+            if open_associations.connected("192.0.2.1"):
                 if open_associations.admit(peer) is None:
                     seen.append(open_associations.total)
                     open_associations.leave(peer)
-                open_associations.disconnected()
+                open_associations.disconnected("192.0.2.1")
 
     threads = [threading.Thread(target=come_and_go, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -262,7 +268,7 @@ def test_counts_stay_true_under_threads() -> None:
     assert seen
     assert max(seen) <= 4
     assert (open_associations.total, open_associations.peers) == (0, 0)
-    assert all(open_associations.connected() for _ in range(4))
+    assert all(open_associations.connected("192.0.2.1") for _ in range(4))
 
 
 @given(

@@ -31,6 +31,7 @@ from stow_client import (
     stored,
 )
 
+from services.listener.answers import Outcome, RefusedObjectError
 from services.listener.journal import Journal
 from shared.errors import ConfigurationError
 
@@ -103,16 +104,16 @@ def test_objects_that_are_too_long_are_413_with_a_response_data_set(start_listen
 
 
 def test_a_full_disk_is_503_until_there_is_space(start_listener: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    listener = start_listener(stow=on(), min_free_disk_bytes=1)
+    listener = start_listener(stow=on())
     first, second = make_sample(), make_sample()
-    enough = 1 << 40
     # At each request's begin, and at that of each of its objects.
-    free_bytes = iter([enough, 0, 0, enough, enough, 0])
+    has_space = iter([True, False, False, True, True, False])
 
-    def seen_by_requests(_: Journal) -> int:
-        return next(free_bytes, 0) if threading.current_thread().name.startswith("stow") else enough
+    def seen_by_requests(_: Journal, __: int) -> None:
+        if threading.current_thread().name.startswith("stow") and not next(has_space, False):
+            raise RefusedObjectError(Outcome.NO_SPACE, "The listener's disk is nearly full")
 
-    monkeypatch.setattr(Journal, "free_bytes", seen_by_requests)
+    monkeypatch.setattr(Journal, "check_space", seen_by_requests)
     none = stow.store(listener, first, second)
     assert (none.status_code, failed(none)) == (503, {first.sop: 0xA700, second.sop: 0xA700})
     assert int(none.headers["retry-after"]) > 0
@@ -224,16 +225,19 @@ def test_a_client_that_leaves_within_a_part_leaves_nothing_of_it(start_listener:
 
 def test_a_study_stays_open_as_long_as_a_request_carries_it(start_listener: Start) -> None:
     listener = start_listener(stow=on())
-    samples = [make_sample(study="1.2.3", series="1.2.3.4") for _ in range(2)]
-    first, second = (dicom_file(sample) for sample in samples)
-    body = message(first, second)
-    sent = body.index(second)
+    first = make_sample(study="1.2.3", series="1.2.3.4")
+    ds = make_dataset(study="1.2.3", series="1.2.3.4", sop="1.2.3.4.5")
+    ds.PixelData = bytes(1 << 20)
+    body = message(dicom_file(first), dicom_file(type(first)(encode(ds), "1.2.3", "1.2.3.4", "1.2.3.4.5")))
     with connect(listener) as peer:
-        peer.sendall(head(len(body)) + body[:sent])
-        # A piece goes to the journal once it is long enough, or at the end.
+        peer.sendall(head(len(body)) + body[: 512 << 10])
+        wait_for(lambda: len(listener.journal_files) == 1)
+        # An association has a number of its own: its end is not the request's.
+        with listener.send():
+            pass
         time.sleep(1.0)
         assert listener.publisher.events == []
-        peer.sendall(body[sent:])
+        peer.sendall(body[512 << 10 :])
         assert peer.recv(100).startswith(b"HTTP/1.1 200")
     assert len(list(listener.manifest("1.2.3").instances())) == 2
 
