@@ -54,7 +54,7 @@ test-extras: $(UV)
 		echo "== the $$extra extra alone"; \
 		export UV_PROJECT_ENVIRONMENT=build/env-$$extra; \
 		$(UV) sync --locked --quiet --no-default-groups --group test --extra $$extra --python $(PYTHON) || exit 1; \
-		build/env-$$extra/bin/python -m pytest -q tests/services/$$extra || exit 1; \
+		build/env-$$extra/bin/python -m pytest -q -m "not slow" tests/services/$$extra || exit 1; \
 	done
 	@! build/env-listener/bin/python -c "import torch" 2>/dev/null || { echo "the listener's environment has torch"; exit 1; }
 
@@ -62,13 +62,13 @@ schemas: .venv/development
 	.venv/bin/similis schemas export
 
 bench-listener: .venv/development
-	.venv/bin/python -m bench.listener --json bench/results/listener.json --plot docs/listener.svg $(ARGS)
+	.venv/bin/python -m bench.listener --json bench/results/listener.json --plot docs/listener.png $(ARGS)
 
 fuzz: .venv/development
-	SIMILIS_FUZZ_CASES=20000 .venv/bin/python -m pytest tests/fuzz --timeout 3600 $(ARGS)
+	SIMILIS_FUZZ_CASES=20000 .venv/bin/python -m pytest tests/fuzz -p no:logging --timeout 3600 $(ARGS)
 
 faults: .venv/development
-	SIMILIS_FAULT_KILLS=200 .venv/bin/python -m pytest tests/faults --timeout 3600 $(ARGS)
+	SIMILIS_FAULT_KILLS=200 SIMILIS_FAULT_CUTS=60 .venv/bin/python -m pytest tests/faults --timeout 3600 $(ARGS)
 
 # What was built; never data.
 clean:

@@ -1,7 +1,8 @@
 """Listener: receives DICOM objects, keeps every acknowledged one, and announces each complete study.
 
-    C-STORE ─▶ scp ─▶ StoreObject ─▶ Journal ─▶ Success
-               (transport, negotiation)  │
+    C-STORE (Server, Association) ─┐
+    STOW-RS (StowDoor) ────────────┴▶ StoreObject ─▶ Journal ─▶ Success
+                                         │
                                          ▼
                OpenStudies ─▶ Completion ─▶ PublishStudy ─▶ archive, StudyReceived ─▶ Journal.mark_published
 

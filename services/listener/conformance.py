@@ -43,6 +43,7 @@ _LIMITS: Final = (
     "pdu_timeout_s",
     "min_receive_bytes_per_s",
     "min_free_disk_bytes",
+    "min_free_disk_files",
 )
 _STORING: Final = ("sop_classes", "rules_file", "conflicts", "study_quiet_s", "study_max_age_s")
 
