@@ -18,12 +18,14 @@ from services.listener import (
     commitment_requests,
     conformance_tables,
     dimse,
+    elements,
     negotiation,
     stow_response,
     tls,
 )
 from services.listener import upper_layer as ul
 from services.listener.access import AccessSection
+from services.listener.answers import STATUS, Outcome
 from services.listener.audit import AuditSection
 from services.listener.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from services.listener.settings import ListenerSection, StowSection
@@ -111,6 +113,10 @@ def _figures() -> dict[str, object]:
         "unrecognized_operation": f"{dimse.UNRECOGNIZED_OPERATION:04X}",
         "max_references": commitment_requests.MAX_REFERENCES,
         "max_action_bytes": assembly.MAX_DATA_SET_BYTES,
+        "drained_bytes": assembly.DRAINED_BYTES,
+        "max_empty_fragments": assembly.MAX_EMPTY_FRAGMENTS,
+        "max_elements": elements.MAX_ELEMENTS,
+        "too_large": f"0x{STATUS[Outcome.TOO_LARGE]:04X}",
         "all_committed": commitment_delivery.ALL_COMMITTED,
         "failures_exist": commitment_delivery.FAILURES_EXIST,
         "idle_s": f"{commitment_delivery._IDLE_S:g}",
