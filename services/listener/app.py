@@ -10,18 +10,21 @@ import signal
 import sys
 import warnings
 from collections.abc import AsyncIterator
+from typing import Final
 
 import pydicom.config
 from pydantic import ValidationError
 
 from services.listener.composition import listening
-from services.listener.settings import ListenerSettings
+from services.listener.settings import ListenerSection, ListenerSettings
 from shared.delivery import EventPublisher
 from shared.errors import ConfigurationError
 from shared.health import Health, monitoring_server, write_endpoints
 from shared.logs import configure_logging
 
 log = logging.getLogger(__name__)
+
+_LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 
 async def run(settings: ListenerSettings) -> None:
@@ -42,6 +45,7 @@ async def run(settings: ListenerSettings) -> None:
         listening(settings, publisher) as (host, port, stow_url),
     ):
         health.ready = True
+        _warn_if_open(settings.listener)
         ae_title = settings.listener.ae_title
         stow = {} if stow_url is None else {"stow": {"url": stow_url}}
         write_endpoints(
@@ -53,6 +57,14 @@ async def run(settings: ListenerSettings) -> None:
             log.info("receiving DICOM by STOW-RS on %s (research use only)", stow_url)
         await stop.wait()
         log.info("stopping")
+
+
+def _warn_if_open(section: ListenerSection) -> None:
+    """A port that strangers can reach must not look guarded."""
+    if section.host in _LOOPBACK or section.tls.mode == "on":
+        return
+    who = "anybody who reaches it" if not section.access.peers else "any host of the allow-list"
+    log.warning("DICOM on %s is not encrypted and open to %s: set TLS, and access lists", section.host, who)
 
 
 @contextlib.asynccontextmanager

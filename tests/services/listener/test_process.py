@@ -22,6 +22,8 @@ import listener_child
 import pytest
 from listener_harness import Running, Sample, Sender, associate, make_sample, make_settings, wait_for
 
+from services.listener import app
+from services.listener.settings import ListenerSection
 from shared.archive import LocalArchive
 from shared.errors import ConfigurationError
 from shared.manifest import StudyManifest
@@ -84,6 +86,17 @@ def test_without_a_broker_it_is_ready_receives_and_ends_on_sigterm(tmp_path: Pat
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [({"host": "0.0.0.0"}, True), ({"host": "127.0.0.1"}, False), ({"host": "0.0.0.0", "tls": {"mode": "on"}}, False)],
+)
+def test_a_port_beyond_loopback_without_tls_is_told_of(
+    options: dict[str, object], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    app._warn_if_open(ListenerSection(**options))  # type: ignore[arg-type]
+    assert ("not encrypted" in caplog.text) == warned
 
 
 def test_it_ends_with_an_error_when_publishing_ends(tmp_path: Path) -> None:
