@@ -13,6 +13,8 @@ import typer
 from pydantic import ValidationError
 
 from services.listener.commands import listener_app
+from services.training.command_line import task_app, train_command
+from services.training.evaluate_command import evaluate_command
 from shared.errors import ConfigurationError, SimilisError
 
 app = typer.Typer(
@@ -23,13 +25,12 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(help="The Kafka topics.", no_args_is_help=True)
 schemas_app = typer.Typer(help="The frozen schemas and documents generated from the code.", no_args_is_help=True)
-train_app = typer.Typer(help="Train a task's head on the frozen backbone.", no_args_is_help=True)
-evaluate_app = typer.Typer(help="Measure a task's kept head again.", no_args_is_help=True)
 app.add_typer(listener_app, name="listener")
 app.add_typer(topics_app, name="topics")
 app.add_typer(schemas_app, name="schemas")
-app.add_typer(train_app, name="train")
-app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(task_app, name="task")
+app.command("train")(train_command)
+app.command("evaluate")(evaluate_command)
 
 DEFAULT_DATA = Path("similis-data")
 SCHEMAS = Path("schemas")
@@ -154,33 +155,6 @@ def phantom(
     from services.training.commands import phantom as run
 
     run(out, studies=studies, seed=seed, contrast=contrast)
-
-
-@train_app.command("brain-mr")
-def train_brain_mr(
-    out: Annotated[Path, typer.Option(help="Folder for the head and its model card.")] = Path("shared/tasks/brain-mr"),
-    subjects: Annotated[int, typer.Option(min=40, help="Virtual subjects to make.")] = 400,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same phantoms and an equivalent head.")] = 0,
-    contrast: Annotated[float, typer.Option(help="Lesion contrast of the phantoms.")] = 4.0,
-    held_out: Annotated[list[Path] | None, typer.Option(help="Skull-stripped T1 NIfTI file to evaluate on.")] = None,
-) -> None:
-    """Fit and calibrate the brain-mr head on phantoms and write its model card."""
-    from services.training.commands import train as run
-
-    run(out, subjects=subjects, seed=seed, contrast=contrast, held_out=held_out or ())
-
-
-@evaluate_app.command("brain-mr")
-def evaluate_brain_mr(
-    studies: Annotated[int, typer.Option(min=4, help="Fresh phantom studies for each contrast and anatomy.")] = 40,
-    seed: Annotated[int, typer.Option(help="Another seed, other subjects.")] = 0,
-    contrast: Annotated[list[float] | None, typer.Option(help="Lesion contrast; may be repeated.")] = None,
-    held_out: Annotated[list[Path] | None, typer.Option(help="Another skull-stripped T1 NIfTI file.")] = None,
-) -> None:
-    """Measure the kept brain-mr head on phantoms that it has never seen."""
-    from services.training.commands import evaluate as run
-
-    run(studies=studies, seed=seed, contrasts=contrast or (4.0,), held_out=held_out or ())
 
 
 @topics_app.command("create")

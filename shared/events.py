@@ -90,6 +90,57 @@ class ClassScore(EventModel):
     probability: Probability
     is_finding: bool
     code: CodedMeaning | None = None
+    low: Probability | None = Field(
+        default=None,
+        description="5th percentile of `probability` over resampled frames; null with fewer than two frames.",
+    )
+    high: Probability | None = Field(default=None, description="95th percentile, likewise.")
+
+
+class SeriesScore(EventModel):
+    """One series of the study, scored by itself."""
+
+    series_instance_uid: Uid
+    frames: PositiveInt = Field(description="Frames of it that the task judged.")
+    label: str = Field(description="The most probable class of this series alone.")
+    probability: Probability
+    probabilities: dict[str, Probability] = Field(default_factory=dict, description="Of every class, by its label.")
+
+
+class Unfamiliarity(EventModel):
+    """How unlike the training images the study is."""
+
+    kind: str = Field(description="How the distance is defined: a name in the model card.")
+    distance: NonNegativeFloat = Field(description="Median over the judged frames; near 1 for images like them.")
+    limit: NonNegativeFloat | None = Field(default=None, description="Above it, the task does not decide.")
+
+
+class ModelCardReference(EventModel):
+    """Which trained head judged, and which card describes it."""
+
+    task: TaskName
+    head_sha256: str | None = Field(default=None, description="Of `head.safetensors`.")
+    card_sha256: str | None = Field(default=None, description="Of `model-card.json`.")
+
+
+class StageSeconds(EventModel):
+    """Where the time of a study went. Decoding and encoding overlap, and other studies may run beside it."""
+
+    survey_s: NonNegativeFloat | None = Field(default=None, description="Every object read, verified and parsed.")
+    decode_s: NonNegativeFloat | None = Field(default=None, description="In the decoders, summed over workers.")
+    encode_s: NonNegativeFloat | None = Field(default=None, description="Its share of the model's forward passes.")
+    embed_s: NonNegativeFloat | None = Field(default=None, description="From the first decode to the last vector.")
+    judge_s: NonNegativeFloat | None = Field(default=None, description="All tasks together.")
+    index_s: NonNegativeFloat | None = Field(default=None, description="Points written to the vector index.")
+
+
+class FailedFrame(EventModel):
+    """A frame that was wanted and could not be decoded."""
+
+    sop_instance_uid: Uid
+    frame_number: PositiveInt = Field(description="Counts from 1.")
+    reason: str = Field(description="undecodable, too-large, decoder-died or timed-out; more may come.")
+    detail: str
 
 
 class EvidenceFrame(EventModel):
@@ -124,7 +175,7 @@ class StudyDiagnosed(Event):
     evidence: tuple[EvidenceFrame, ...] = ()
     frames_embedded: NonNegativeInt
     skipped: tuple[SkippedInstance, ...] = ()
-    partial: bool = Field(description="Some image of the study could not be decoded.")
+    partial: bool = Field(description="Some image, or some frame, of the study could not be decoded.")
     mixed_patients: bool = False
     modalities: tuple[str, ...] = ()
     manifest_key: str
@@ -132,6 +183,15 @@ class StudyDiagnosed(Event):
     head_id: str | None = Field(description="The head's name and hash; null without a task.")
     duration_s: NonNegativeFloat
     notice: Literal["research use only"] = "research use only"
+    series: tuple[SeriesScore, ...] = Field(default=(), description="The judged series, each by itself.")
+    out_of_distribution: Unfamiliarity | None = Field(
+        default=None, description="The distance from the training images, whatever was decided; null if not measured."
+    )
+    model_card: ModelCardReference | None = None
+    timing: StageSeconds | None = None
+    frames_failed: tuple[FailedFrame, ...] = Field(
+        default=(), description="Frames that could not be decoded while others of their study could."
+    )
 
     @classmethod
     def identify(cls, study_instance_uid: str, revision: int, task: str, backbone_id: str, head_id: str | None) -> UUID:

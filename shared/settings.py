@@ -125,7 +125,13 @@ class VisionSettings(Section):
     input_size_px: PositiveInt = Field(
         224, description="Side of the model's square input; a multiple of the backbone's patch size."
     )
-    batch_size: PositiveInt = Field(8, description="Frames in one forward pass.")
+    batch_size: PositiveInt = Field(8, description="Frames in one forward pass; halved where memory runs out.")
+    precision: Literal["auto", "float32", "bf16"] = Field(
+        "auto", description="auto: bfloat16 where a matrix product measured at start says that it pays."
+    )
+    compile: bool = Field(
+        False, description="Compile the model at start: half a minute and more, kept only if it is then faster."
+    )
     max_frames_per_study: PositiveInt = Field(64, description="More frames than this are sampled evenly, per series.")
     max_frame_pixels: PositiveInt = Field(
         64_000_000, description="Rows x columns of one frame; larger ones are refused."

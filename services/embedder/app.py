@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
+from services.embedder import metrics
 from services.embedder.handlers import OnStudyReceived, Progress
-from services.embedder.settings import EmbedderSettings
+from services.embedder.settings import EmbedderSection, EmbedderSettings
 from shared import topics
 from shared.archive import Archive, open_archive
 from shared.delivery import EventConsumer, EventPublisher
@@ -20,6 +22,10 @@ from shared.errors import ConfigurationError
 from shared.events import StudyReceived
 from shared.health import Health, monitoring_server, write_endpoints
 from shared.logs import configure_logging
+from shared.pixels import PixelLimits
+from shared.pixels.pool import DecodePool
+from shared.pixels.pool_frames import DecodeInProcess, FrameDecoder
+from shared.pixels.pool_process import WorkerOptions
 
 if TYPE_CHECKING:
     from services.embedder.embed_study import EmbedStudy
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NAME: Final = "embedder"
+MOST_DEFAULT_WORKERS: Final = 8
 
 
 def main() -> None:
@@ -58,10 +65,17 @@ async def run(settings: EmbedderSettings) -> None:
         contextlib.AsyncExitStack() as stack,
     ):
         embed = await asyncio.to_thread(build_step, settings, archive, progress)
+        stack.callback(embed.close)
         publisher = EventPublisher(settings.kafka, source=NAME)
         await publisher.start()
         stack.push_async_callback(publisher.stop)
-        consumer = EventConsumer(settings.kafka, group=f"similis-{NAME}", source=NAME, health=health)
+        consumer = EventConsumer(
+            settings.kafka,
+            group=f"similis-{NAME}",
+            source=NAME,
+            health=health,
+            at_once=settings.embedder.studies_at_once,
+        )
         consumer.subscribe(topics.STUDY_RECEIVED, StudyReceived, OnStudyReceived(embed, publisher))
         await consumer.start()
         stack.push_async_callback(consumer.stop)
@@ -76,30 +90,63 @@ async def run(settings: EmbedderSettings) -> None:
 
 
 def build_step(settings: EmbedderSettings, archive: Archive, progress: Progress) -> EmbedStudy:
-    """Load the backbone and the tasks, open the index. Blocks for seconds.
+    """Load the backbone and the tasks, open the index, start the decode workers. Blocks for seconds.
 
     Raises:
-        ConfigurationError: no vector engine is set, or a task is not valid.
+        ConfigurationError: no vector engine is set, a task is not valid, or the decode workers do not start.
         WeightsError: the backbone or a head is missing or not the pinned one.
     """
     # Torch takes seconds to import: the monitoring port answers meanwhile.
+    from services.embedder.batches import SharedBatches
     from services.embedder.embed_study import EmbedStudy
-    from shared.pixels import PixelLimits
     from shared.vector_index import collection_name, open_index
     from shared.vision.backbone import load_backbone
     from shared.vision.tasks import load_tasks
 
     vision, section = settings.vision, settings.embedder
     backbone = load_backbone(vision)
+    limits = PixelLimits.of(vision)
     return EmbedStudy(
         archive=archive,
         encoder=backbone,
         tasks=load_tasks(vision.tasks_dir, backbone.id),
         index=open_index(settings.qdrant, collection=collection_name(backbone.id), dim=backbone.dim),
-        limits=PixelLimits.of(vision),
+        limits=limits,
         max_frames_per_series=vision.max_frames_per_study,
         upsert_points=section.upsert_points,
         max_evidence_frames=section.max_evidence_frames,
         max_listed_skips=section.max_listed_skips,
         on_progress=progress,
+        # Last, since only a step that is built is closed.
+        decoder=open_decoder(section, backbone.input_size_px, limits),
+        batches=SharedBatches(backbone, section.batch_wait_s),
     )
+
+
+class DecodeMetrics:
+    """What the decode pool tells, as metrics."""
+
+    def queued(self, objects: int) -> None:
+        """So many objects wait for a worker or are with one."""
+        metrics.DECODE_QUEUE.set(objects)
+
+    def worker_replaced(self, reason: str) -> None:
+        """A worker is replaced."""
+        metrics.WORKERS_REPLACED.labels(reason).inc()
+        log.warning("a decode worker is replaced: %s", reason)
+
+
+def open_decoder(section: EmbedderSection, size_px: int, limits: PixelLimits) -> FrameDecoder:
+    """The decoder that the settings name.
+
+    Raises:
+        ConfigurationError: its workers do not start.
+    """
+    workers = section.decode_workers
+    if workers is None:
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = min(usable, MOST_DEFAULT_WORKERS)
+    if workers == 0:
+        return DecodeInProcess(size_px, limits)
+    options = WorkerOptions(size_px, limits, section.decode_timeout_s, section.decode_memory_bytes)
+    return DecodePool(options, workers, DecodeMetrics())

@@ -22,18 +22,29 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from services.embedder import metrics
+from services.embedder.batches import SharedBatches
+from services.embedder.compose_event import Embedded, compose, timed
 from services.embedder.encode import EncodedStudy, encode_study
 from services.embedder.judge import Verdict, judge
 from services.embedder.points import foremost, holds_revision, points_of, replace_points
 from services.embedder.ports import ContestedPointsError, Encoder
-from services.embedder.survey import Survey, choose_frames, survey_study
+from services.embedder.select_frames import select_frames, tags_of
+from services.embedder.study_objects import StudyObjects
+from services.embedder.survey import survey_study
 from shared.archive import Archive, diagnosis_key
 from shared.errors import ArchiveObjectCorruptError, ArchiveObjectMissingError, UndecodablePixelsError
-from shared.events import NO_TASK, Decision, EvidenceFrame, SkippedInstance, StudyDiagnosed, StudyReceived, now
-from shared.ids import point_id
+from shared.events import (
+    NO_TASK,
+    Decision,
+    StudyDiagnosed,
+    StudyReceived,
+    now,
+)
 from shared.manifest import StudyManifest
 from shared.pixels import PixelLimits
+from shared.pixels.pool_frames import DecodeInProcess, FrameDecoder
 from shared.vector_index.port import VectorIndex
+from shared.vision.frame_policy import FramesPolicy
 from shared.vision.tasks import Task
 
 # Times that a study's points are looked at before the record is tried again later.
@@ -46,12 +57,14 @@ def _no_progress() -> None:
 
 @dataclass(frozen=True, slots=True)
 class EmbedStudy:
-    """Embeds and judges one study; safe to repeat. Blocks for seconds to minutes.
+    """Embeds and judges one study; safe to repeat, and for several studies at once. Blocks for seconds to minutes.
 
     Attributes:
         tasks: The installed tasks.
-        max_frames_per_series: More frames than this are sampled evenly.
+        max_frames_per_series: Frames of a series that the index takes, evenly; tasks may take others.
         on_progress: Called often while work goes on; what it raises ends the work.
+        decoder: None: decodes in this thread.
+        batches: Shared with other calls; None: each call fills its own, and calls must not overlap.
     """
 
     archive: Archive
@@ -65,6 +78,8 @@ class EmbedStudy:
     max_listed_skips: int = 500
     on_progress: Callable[[], None] = _no_progress
     clock: Callable[[], datetime] = now
+    decoder: FrameDecoder | None = None
+    batches: SharedBatches | None = None
 
     def __call__(self, received: StudyReceived) -> tuple[StudyDiagnosed, ...]:
         """The study's diagnoses, stored in the archive, its points in the index.
@@ -80,31 +95,48 @@ class EmbedStudy:
         """
         started = time.perf_counter()
         manifest = self._manifest(received)
-        takers = tuple(task for task in self.tasks if any(task.takes(*pair) for pair in manifest.instances()))
+        takers = self._takers(manifest)
         if stored := self._stored(received, takers):
             metrics.REPEATED.inc()
             self._settle(manifest.study_instance_uid)
             return stored
-        with metrics.STAGE_SECONDS.labels("survey").time():
-            survey = survey_study(manifest, self.archive, self.limits, self.on_progress)
-        encoded = self._encode(survey)
-        events = self._diagnose(received, takers, survey, encoded, started)
+        embedded = self._embed(manifest, takers)
+        judging = time.perf_counter()
+        verdicts = self._judge(received, takers, embedded)
+        judge_s = time.perf_counter() - judging
+        metrics.STAGE_SECONDS.labels("judge").observe(judge_s)
+        events = tuple(
+            compose(
+                received,
+                task,
+                verdict,
+                embedded,
+                event_id=self._event_id(received, *_named(task)),
+                occurred_at=self.clock(),
+                backbone_id=self.encoder.id,
+                max_listed=self.max_listed_skips,
+            )
+            for task, verdict in zip(takers or (None,), verdicts, strict=True)
+        )
+        index_s = None
         if not self._is_superseded(manifest):
             with metrics.STAGE_SECONDS.labels("index").time():
-                replace_points(
-                    self.index,
-                    manifest.study_instance_uid,
-                    points_of(manifest, encoded, foremost(events)),
-                    at_once=self.upsert_points,
-                    on_progress=self.on_progress,
-                )
+                index_s = self._replace(manifest, embedded.encoded, events)
+        events = tuple(timed(event, embedded, judge_s=judge_s, index_s=index_s, started=started) for event in events)
         with metrics.STAGE_SECONDS.labels("archive").time():
             for event in events:
                 key = diagnosis_key(event.study_instance_uid, event.revision, event.task)
                 self.archive.put(key, event.model_dump_json(indent=2).encode())
         self._settle(manifest.study_instance_uid)
-        _count(events, encoded, time.perf_counter() - started)
+        _count(events, embedded.encoded, time.perf_counter() - started)
         return events
+
+    def close(self) -> None:
+        """End the decoder's and the model's processes and threads, and what waits for them."""
+        if self.batches is not None:
+            self.batches.close()
+        if self.decoder is not None:
+            self.decoder.close()
 
     def _manifest(self, received: StudyReceived | StudyDiagnosed) -> StudyManifest:
         try:
@@ -118,7 +150,7 @@ class EmbedStudy:
     def _stored(self, received: StudyReceived, takers: Sequence[Task]) -> tuple[StudyDiagnosed, ...]:
         """The archived diagnoses, if all are there for this model and the index still has their points."""
         found = []
-        for task, head_id in _judges(takers):
+        for task, head_id in map(_named, takers or (None,)):
             try:
                 data = self.archive.get(diagnosis_key(received.study_instance_uid, received.revision, task))
                 event = StudyDiagnosed.model_validate_json(data)
@@ -129,15 +161,44 @@ class EmbedStudy:
             found.append(event)
         return tuple(found)
 
-    def _encode(self, survey: Survey) -> EncodedStudy:
-        chosen = [choice for images in survey.series for choice in choose_frames(images, self.max_frames_per_series)]
-        encoded = encode_study(chosen, self.archive, self.encoder, self.limits, self.on_progress)
+    def _embed(self, manifest: StudyManifest, takers: Sequence[Task]) -> Embedded:
+        started = time.perf_counter()
+        objects = StudyObjects(self.archive)
+        with metrics.STAGE_SECONDS.labels("survey").time():
+            survey = survey_study(manifest, objects, self.limits, self.on_progress, tags_of(takers))
+        survey_s = time.perf_counter() - started
+        selection = select_frames(survey.series, takers, FramesPolicy(max=self.max_frames_per_series))
+        decoder = self.decoder or DecodeInProcess(self.encoder.input_size_px, self.limits)
+        with contextlib.nullcontext(self.batches) if self.batches else SharedBatches(self.encoder) as batches:
+            encoded = encode_study(
+                selection.chosen,
+                objects,
+                decoder,
+                batches,
+                self.on_progress,
+                {task.name: task.head.read for task in takers},
+            )
         unread = [skip for skip in (*survey.skipped, *encoded.undecoded) if skip.reason != "not-an-image"]
         if unread and not encoded.frames:
             raise UndecodablePixelsError(
                 f"none of the study's {len(unread)} images could be decoded; the first: {unread[0].detail}"
             )
-        return encoded
+        return Embedded(survey, encoded, selection.judged, survey_s)
+
+    def _takers(self, manifest: StudyManifest) -> tuple[Task, ...]:
+        return tuple(task for task in self.tasks if any(task.takes(*pair) for pair in manifest.instances()))
+
+    def _replace(self, manifest: StudyManifest, encoded: EncodedStudy, events: Sequence[StudyDiagnosed]) -> float:
+        """Make the study's points these; the seconds that it took."""
+        started = time.perf_counter()
+        replace_points(
+            self.index,
+            manifest.study_instance_uid,
+            points_of(manifest, encoded, foremost(events)),
+            at_once=self.upsert_points,
+            on_progress=self.on_progress,
+        )
+        return time.perf_counter() - started
 
     def _is_superseded(self, manifest: StudyManifest) -> bool:
         newest = self._newest(manifest.study_instance_uid)
@@ -175,99 +236,37 @@ class EmbedStudy:
             if holds_revision(self.index, study_instance_uid, revision, expected):
                 return
             manifest = self._manifest(newest[0])
-            encoded = self._encode(survey_study(manifest, self.archive, self.limits, self.on_progress))
-            replace_points(
-                self.index,
-                study_instance_uid,
-                points_of(manifest, encoded, foremost(newest)),
-                at_once=self.upsert_points,
-                on_progress=self.on_progress,
-            )
+            encoded = self._embed(manifest, self._takers(manifest)).encoded
+            self._replace(manifest, encoded, newest)
             written = revision, len(encoded.frames)
         raise ContestedPointsError("other embedders keep writing this study's points")
 
-    def _diagnose(
-        self,
-        received: StudyReceived,
-        takers: Sequence[Task],
-        survey: Survey,
-        encoded: EncodedStudy,
-        started: float,
-    ) -> tuple[StudyDiagnosed, ...]:
-        joined = encoded.features.joined()
-        if takers:
-            verdicts = [
-                judge(
-                    task,
-                    encoded.frames,
-                    joined,
-                    mixed_patients=received.mixed_patients,
-                    max_evidence=self.max_evidence_frames,
-                )
-                for task in takers
-            ]
-        else:
+    def _judge(self, received: StudyReceived, takers: Sequence[Task], embedded: Embedded) -> list[Verdict]:
+        """One verdict for each task, or one if there is none."""
+        frames, read = embedded.encoded.frames, embedded.encoded.read
+        if not takers:
             what = ", ".join(received.modalities) or "no modality"
-            taken = f"no installed task takes this study ({what})" if encoded.frames else "the study holds no image"
-            verdicts = [Verdict(Decision.NO_TASK, taken)]
-        skipped = (*survey.skipped, *encoded.undecoded)
-        return tuple(
-            self._event(received, task, head_id, verdict, skipped, encoded, started)
-            for (task, head_id), verdict in zip(_judges(takers), verdicts, strict=True)
-        )
-
-    def _event(
-        self,
-        received: StudyReceived,
-        task: str,
-        head_id: str | None,
-        verdict: Verdict,
-        skipped: Sequence[SkippedInstance],
-        encoded: EncodedStudy,
-        started: float,
-    ) -> StudyDiagnosed:
-        unlisted = len(skipped) - self.max_listed_skips
-        return StudyDiagnosed(
-            event_id=self._event_id(received, task, head_id),
-            occurred_at=self.clock(),
-            study_instance_uid=received.study_instance_uid,
-            revision=received.revision,
-            task=task,
-            decision=verdict.decision,
-            reason=verdict.reason if unlisted <= 0 else f"{verdict.reason}; {unlisted} more objects were skipped",
-            label=verdict.label,
-            confidence=verdict.confidence,
-            classes=verdict.classes,
-            evidence=tuple(self._evidence(encoded, *found) for found in verdict.evidence),
-            frames_embedded=len(encoded.frames),
-            skipped=tuple(skipped[: self.max_listed_skips]),
-            partial=any(skip.reason != "not-an-image" for skip in skipped),
-            mixed_patients=received.mixed_patients,
-            modalities=received.modalities,
-            manifest_key=received.manifest_key,
-            backbone_id=self.encoder.id,
-            head_id=head_id,
-            duration_s=time.perf_counter() - started,
-        )
-
-    def _evidence(self, encoded: EncodedStudy, index: int, probability: float) -> EvidenceFrame:
-        frame = encoded.frames[index]
-        sop_instance_uid = frame.image.instance.sop_instance_uid
-        return EvidenceFrame(
-            series_instance_uid=frame.image.series.series_instance_uid,
-            sop_instance_uid=sop_instance_uid,
-            frame_number=frame.number,
-            probability=probability,
-            point_id=point_id(self.encoder.id, sop_instance_uid, frame.number),
-        )
+            taken = f"no installed task takes this study ({what})" if frames else "the study holds no image"
+            return [Verdict(Decision.NO_TASK, taken)]
+        return [
+            judge(
+                task,
+                frames,
+                read.get(task.name),
+                judged=embedded.judged[task.name],
+                mixed_patients=received.mixed_patients,
+                max_evidence=self.max_evidence_frames,
+            )
+            for task in takers
+        ]
 
     def _event_id(self, received: StudyReceived, task: str, head_id: str | None) -> UUID:
         return StudyDiagnosed.identify(received.study_instance_uid, received.revision, task, self.encoder.id, head_id)
 
 
-def _judges(takers: Sequence[Task]) -> list[tuple[str, str | None]]:
-    """The tasks that a study's diagnoses name, with their heads' ids."""
-    return [(task.name, task.head.id) for task in takers] or [(NO_TASK, None)]
+def _named(task: Task | None) -> tuple[str, str | None]:
+    """The task that a diagnosis names, with its head's id."""
+    return (NO_TASK, None) if task is None else (task.name, task.head.id)
 
 
 def _count(events: Sequence[StudyDiagnosed], encoded: EncodedStudy, seconds: float) -> None:
@@ -276,5 +275,7 @@ def _count(events: Sequence[StudyDiagnosed], encoded: EncodedStudy, seconds: flo
         metrics.DIAGNOSES.labels(event.task, event.decision.value).inc()
     for skip in events[0].skipped:
         metrics.SKIPPED.labels(skip.reason).inc()
+    for failed in encoded.failed:
+        metrics.FRAMES_FAILED.labels(failed.reason).inc()
     for frame in encoded.frames:
         metrics.FRAMES.labels(frame.image.series.modality).inc()

@@ -1,23 +1,28 @@
-"""The chosen frames, decoded and encoded. One object and one batch of model inputs are in memory at a time."""
+"""The chosen frames, decoded and encoded: the decoders run ahead while the model works on what they gave."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.embedder import metrics
-from services.embedder.ports import Encoder
-from services.embedder.survey import ChosenImage, Image, read_verified, skip_of
-from shared.archive import Archive
-from shared.errors import InvalidVectorError, NotAnImageError, UndecodablePixelsError
-from shared.events import SkippedInstance
-from shared.pixels import PixelLimits, iter_frames
+from services.embedder.batches import Reader, SharedBatches
+from services.embedder.select_frames import ChosenImage
+from services.embedder.study_objects import StudyObjects
+from services.embedder.survey import MAX_DETAIL, Image, skip_of
+from shared.errors import NotAnImageError, OversizedPixelsError, UndecodablePixelsError
+from shared.events import FailedFrame, SkippedInstance
+from shared.pixels import FrameError
+from shared.pixels.pool_frames import DIED, TIMED_OUT, DecodeRequest, FrameDecoder, PreparedFrame
 from shared.vision.features import Features
-from shared.vision.transform import to_model_input
+
+_REASONS: Final = {OversizedPixelsError.__name__: "too-large", DIED: "decoder-died", TIMED_OUT: "timed-out"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,82 +35,106 @@ class EncodedFrame:
 
 @dataclass(frozen=True, slots=True)
 class EncodedStudy:
-    """The study's frames, N in all (maybe none), their features, and what could not be decoded."""
+    """The study's frames, N in all (maybe none), their features, and what could not be decoded.
+
+    Attributes:
+        read: By the task's name: (N, F), what its head reads; empty without frames.
+        undecoded: Objects of which no frame could be decoded.
+        failed: Each frame that could not.
+        decode_s: In the decoders, summed over the workers.
+        encode_s: The study's share of the model's time.
+        embed_s: From the first decode to the last vector.
+    """
 
     frames: tuple[EncodedFrame, ...]
     features: Features
+    read: Mapping[str, NDArray[np.float32]]
     undecoded: tuple[SkippedInstance, ...]
-
-
-@dataclass(slots=True)
-class _Batches:
-    """Collects model inputs and encodes them by the batch."""
-
-    encoder: Encoder
-    on_progress: Callable[[], None]
-    seconds: float = 0.0
-    _waiting: list[NDArray[np.float32]] = field(default_factory=list)
-    _parts: list[Features] = field(default_factory=list)
-
-    def add(self, inputs: list[NDArray[np.float32]]) -> None:
-        self._waiting.extend(inputs)
-        while len(self._waiting) >= self.encoder.batch_size:
-            self._encode(self.encoder.batch_size)
-
-    def features(self) -> Features:
-        self._encode(len(self._waiting))
-        features = Features(
-            np.concatenate([part.cls for part in self._parts]),
-            np.concatenate([part.middle for part in self._parts]),
-        )
-        if not np.isfinite(features.joined()).all():
-            raise InvalidVectorError("the backbone gave features that are not finite")
-        return features
-
-    def _encode(self, count: int) -> None:
-        self.on_progress()
-        started = time.perf_counter()
-        size = self.encoder.input_size_px
-        inputs = np.empty((count, 3, size, size), np.float32)
-        for row, waiting in zip(inputs, self._waiting, strict=False):
-            row[:] = waiting
-        self._parts.append(self.encoder.encode_inputs(inputs))
-        del self._waiting[:count]
-        self.seconds += time.perf_counter() - started
+    failed: tuple[FailedFrame, ...]
+    decode_s: float
+    encode_s: float
+    embed_s: float
 
 
 def encode_study(
-    chosen: Iterable[ChosenImage],
-    archive: Archive,
-    encoder: Encoder,
-    limits: PixelLimits,
+    chosen: Sequence[ChosenImage],
+    objects: StudyObjects,
+    decoder: FrameDecoder,
+    batches: SharedBatches,
     on_progress: Callable[[], None],
+    readers: Mapping[str, Reader],
 ) -> EncodedStudy:
-    """Features of the chosen frames. An object is embedded whole or not at all.
+    """Features of the chosen frames. A frame that cannot be decoded is left out and reported.
+
+    Args:
+        chosen: The images and their frames.
+        objects: Where their bytes are.
+        decoder: Decodes them.
+        batches: Encodes them.
+        on_progress: Called as frames come and go; what it raises ends the work.
+        readers: What the heads of the study's tasks read, by the task's name.
 
     Raises:
         InvalidVectorError: the model gave a value that is not finite.
         ArchiveObjectMissingError, ArchiveObjectCorruptError, ArchiveUnavailableError: as `survey_study`.
+        DecodersUnavailableError, StoppingError: try again later.
     """
     started = time.perf_counter()
-    batches = _Batches(encoder, on_progress)
     frames: list[EncodedFrame] = []
     undecoded: list[SkippedInstance] = []
-    for choice in chosen:
-        on_progress()
-        instance = choice.image.instance
-        data = read_verified(archive, instance)
-        try:
-            inputs = [
-                to_model_input(frame, encoder.input_size_px)
-                for frame in iter_frames(data, frame_numbers=choice.frame_numbers, limits=limits)
-            ]
-        except (NotAnImageError, UndecodablePixelsError) as error:
-            undecoded.append(skip_of(instance, error))
-            continue
-        frames.extend(EncodedFrame(choice.image, number) for number in choice.frame_numbers)
-        batches.add(inputs)
-    features = batches.features()
-    metrics.STAGE_SECONDS.labels("encode").observe(batches.seconds)
-    metrics.STAGE_SECONDS.labels("decode").observe(time.perf_counter() - started - batches.seconds)
-    return EncodedStudy(tuple(frames), features, tuple(undecoded))
+    failed: list[FailedFrame] = []
+    decode_s = 0.0
+    requests = (_request(choice, objects) for choice in chosen)
+    with contextlib.closing(decoder.objects(requests)) as decoded, batches.study(on_progress, readers) as rows:
+        for choice, items in zip(chosen, decoded, strict=True):
+            on_progress()
+            first_error: FrameError | None = None
+            count = 0
+            try:
+                for item in items:
+                    if isinstance(item, PreparedFrame):
+                        rows.add(item.square)
+                        frames.append(EncodedFrame(choice.image, item.number))
+                        decode_s += item.seconds
+                        count += 1
+                    else:
+                        first_error = first_error or item
+                        failed.append(_failed(choice.image, item))
+            except (NotAnImageError, UndecodablePixelsError) as error:
+                undecoded.append(skip_of(choice.image.instance, error))
+                continue
+            if first_error is not None and not count:
+                undecoded.append(skip_of(choice.image.instance, _error(first_error)))
+        found = rows.encoded()
+    encoded = EncodedStudy(
+        tuple(frames),
+        found.features,
+        found.read,
+        tuple(undecoded),
+        tuple(failed),
+        decode_s,
+        rows.seconds,
+        time.perf_counter() - started,
+    )
+    for stage in ("decode", "encode", "embed"):
+        metrics.STAGE_SECONDS.labels(stage).observe(getattr(encoded, f"{stage}_s"))
+    return encoded
+
+
+def _request(choice: ChosenImage, objects: StudyObjects) -> DecodeRequest:
+    instance = choice.image.instance
+    return DecodeRequest(instance.archive_key, objects.source(instance), instance.sha256, choice.frame_numbers)
+
+
+def _failed(image: Image, error: FrameError) -> FailedFrame:
+    return FailedFrame(
+        sop_instance_uid=image.instance.sop_instance_uid,
+        frame_number=error.number,
+        reason=_REASONS.get(error.reason, "undecodable"),
+        detail=error.message[:MAX_DETAIL],
+    )
+
+
+def _error(found: FrameError) -> UndecodablePixelsError:
+    kind = OversizedPixelsError if found.reason == OversizedPixelsError.__name__ else UndecodablePixelsError
+    return kind(found.message)

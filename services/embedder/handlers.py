@@ -42,7 +42,7 @@ class Progress:
 class OnStudyReceived:
     """Embeds a study and publishes its diagnoses, each on its task's topic.
 
-    The delivery hands over one event at a time, so one study is under way in a process.
+    The delivery hands over a few studies at once; events of one study come one after the other.
     """
 
     embed: Callable[[StudyReceived], tuple[StudyDiagnosed, ...]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 # Diagnoses by what was concluded. `repeated`: found done in the archive and only published again.
 # Failures are counted by the delivery, which retries or dead-letters them.
@@ -15,7 +15,25 @@ REPEATED: Final = Counter("similis_embedder_repeated_studies_total", "Studies fo
 FRAMES: Final = Counter("similis_embedder_frames_total", "Frames embedded.", ["modality"])
 SKIPPED: Final = Counter("similis_embedder_skipped_instances_total", "Objects left out.", ["reason"])
 
-# Where the time of a study goes: survey (read, verify, parse), decode, encode, judge, index, archive.
+FRAMES_FAILED: Final = Counter(
+    "similis_embedder_failed_frames_total", "Frames that could not be decoded; their study is partial.", ["reason"]
+)
+
+# The decoders: a queue that stays long wants more workers; a worker is replaced when it died or took too long.
+DECODE_QUEUE: Final = Gauge("similis_embedder_decode_queue_objects", "Objects with the decoders or waiting for them.")
+WORKERS_REPLACED: Final = Counter(
+    "similis_embedder_decode_workers_replaced_total", "Decode workers replaced.", ["reason"]
+)
+
+# The model: batches far from full say that the decoders are the slower part.
+BATCH_FILL: Final = Histogram(
+    "similis_embedder_batch_fill_ratio",
+    "Frames in a forward pass, by the batch size.",
+    buckets=(0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1),
+)
+
+# Where the time of a study goes: survey (read, verify, parse), decode (in the workers, summed), encode (its share of
+# the model's time), embed (both, as time passes), judge, index, archive.
 STAGE_SECONDS: Final = Histogram(
     "similis_embedder_stage_seconds",
     "Seconds of one study's stage.",

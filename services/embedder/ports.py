@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from shared.errors import TransientError
 from shared.events import Event
 from shared.vision.features import Features
+
+Square = NDArray[np.float32]
+"""A letterboxed frame in [0, 1]: (S, S) grey or (S, S, 3) RGB."""
 
 
 class StoppingError(TransientError):
@@ -28,6 +32,10 @@ class Encoder(Protocol):
         """Part of every vector's identity."""
 
     @property
+    def dim(self) -> int:
+        """D, the length of an embedding."""
+
+    @property
     def input_size_px(self) -> int:
         """Side of the square model input."""
 
@@ -35,8 +43,8 @@ class Encoder(Protocol):
     def batch_size(self) -> int:
         """Frames in one forward pass."""
 
-    def encode_inputs(self, pixels: NDArray[np.float32]) -> Features:
-        """Features of (N, 3, S, S) model inputs."""
+    def encode_squares(self, squares: Sequence[Square]) -> Features:
+        """Features of letterboxed frames, grey and colour in any order. No vector depends on the others."""
 
 
 class Publisher(Protocol):

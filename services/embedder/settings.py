@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from shared.settings import QdrantSettings, Section, SimilisSettings, VisionSettings
 
@@ -10,6 +10,22 @@ from shared.settings import QdrantSettings, Section, SimilisSettings, VisionSett
 class EmbedderSection(Section):
     """How studies are embedded. Frames and their limits are set in the vision section."""
 
+    studies_at_once: PositiveInt = Field(
+        2,
+        description="Studies under way at once; their frames share the model's batches. More than partitions is idle.",
+    )
+    batch_wait_s: NonNegativeFloat = Field(
+        0.25, description="Longest wait for a batch to fill while a study under way still decodes."
+    )
+    decode_workers: NonNegativeInt | None = Field(
+        None, description="Worker processes that decode. Unset: one a CPU, at most 8. 0: decode in the service itself."
+    )
+    decode_timeout_s: PositiveFloat = Field(
+        30.0, description="Longest decode of one frame; then its worker is replaced and the frame counts as failed."
+    )
+    decode_memory_bytes: NonNegativeInt = Field(
+        4 * 1024**3, description="Address space that a decode worker may take beyond its start's; 0: no limit."
+    )
     upsert_points: PositiveInt = Field(256, description="Points sent to the index in one call.")
     max_evidence_frames: PositiveInt = Field(8, description="Evidence frames named in a diagnosis.")
     max_listed_skips: PositiveInt = Field(

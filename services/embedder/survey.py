@@ -1,38 +1,36 @@
-"""What a study holds: objects verified against the manifest, in spatial order, and the frames to use."""
+"""What a study holds: objects verified against the manifest, in spatial order."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
-import numpy as np
-
-from shared.archive import Archive
-from shared.errors import ArchiveObjectCorruptError, NotAnImageError, OversizedPixelsError, UndecodablePixelsError
+from services.embedder.study_objects import StudyObjects
+from shared.errors import NotAnImageError, OversizedPixelsError, UndecodablePixelsError
 from shared.events import SkippedInstance
 from shared.manifest import InstanceEntry, SeriesEntry, StudyManifest
 from shared.pixels import ImageHeader, PixelLimits, read_header
+from shared.pixels.frame_tags import tag_matches
 
 MAX_DETAIL: Final = 300  # characters of an error's text in an event
+
+TagValue = tuple[str, str]
+"""A DICOM keyword, and the value that a frame must have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One image object of the study."""
+    """One image object of the study.
+
+    Attributes:
+        matches: For each tag value that some task selects by: whether each frame has it.
+    """
 
     series: SeriesEntry
     instance: InstanceEntry
     header: ImageHeader
-
-
-@dataclass(frozen=True, slots=True)
-class ChosenImage:
-    """An image and its frames to use, from 1, ascending."""
-
-    image: Image
-    frame_numbers: tuple[int, ...]
+    matches: Mapping[TagValue, tuple[bool, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +42,13 @@ class Survey:
 
 
 def survey_study(
-    manifest: StudyManifest, archive: Archive, limits: PixelLimits, on_progress: Callable[[], None]
+    manifest: StudyManifest,
+    objects: StudyObjects,
+    limits: PixelLimits,
+    on_progress: Callable[[], None],
+    tags: Collection[TagValue] = (),
 ) -> Survey:
-    """Read every object once: check its hash, parse its header. One object is in memory at a time.
+    """Read every object once: check its hash, parse its header.
 
     Raises:
         ArchiveObjectMissingError: an object of the manifest is not in the archive.
@@ -59,50 +61,19 @@ def survey_study(
         images = []
         for instance in entry.instances:
             on_progress()
-            data = read_verified(archive, instance)
+            data = objects.verified(instance)
             if instance.number_of_frames == 0:
                 skipped.append(skip_of(instance, NotAnImageError("no image object")))
                 continue
             try:
-                images.append(Image(entry, instance, read_header(data, limits=limits)))
+                header = read_header(data, limits=limits)
+                matches = {tag: tag_matches(data, *tag, limits=limits) for tag in tags}
+                images.append(Image(entry, instance, header, matches))
             except (NotAnImageError, UndecodablePixelsError) as error:
                 skipped.append(skip_of(instance, error))
         if images:
             series.append(_in_spatial_order(images))
     return Survey(tuple(series), tuple(skipped))
-
-
-def read_verified(archive: Archive, instance: InstanceEntry) -> bytes:
-    """An object's bytes, checked against the manifest's hash.
-
-    Raises:
-        ArchiveObjectMissingError, ArchiveObjectCorruptError, ArchiveUnavailableError: as `survey_study`.
-    """
-    data = archive.get(instance.archive_key)
-    if hashlib.sha256(data).hexdigest() != instance.sha256:
-        raise ArchiveObjectCorruptError(f"{instance.archive_key} does not have the sha256 of its manifest")
-    return data
-
-
-def choose_frames(images: Sequence[Image], limit: int) -> tuple[ChosenImage, ...]:
-    """At most `limit` frames of a series, evenly over its extent, the first and the last among them."""
-    every = [(image, number) for image in images for number in range(1, image.header.number_of_frames + 1)]
-    numbers: dict[int, list[int]] = {}
-    chosen: dict[int, Image] = {}
-    for index in evenly(len(every), limit):
-        image, number = every[index]
-        numbers.setdefault(id(image), []).append(number)
-        chosen[id(image)] = image
-    return tuple(ChosenImage(image, tuple(numbers[key])) for key, image in chosen.items())
-
-
-def evenly(count: int, limit: int) -> list[int]:
-    """At most `limit` of the indices below `count`, evenly spread; with two or more, both ends are among them."""
-    if count <= limit:
-        return list(range(count))
-    if limit == 1:
-        return [count // 2]
-    return [int(index) for index in np.rint(np.linspace(0, count - 1, limit))]
 
 
 def skip_of(instance: InstanceEntry, error: NotAnImageError | UndecodablePixelsError) -> SkippedInstance:

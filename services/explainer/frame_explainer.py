@@ -15,6 +15,7 @@ from services.explainer.settings import ExplainerSection
 from shared.pixels.frame import Frame
 from shared.vision.backbone import Backbone
 from shared.vision.heads import LinearHead
+from shared.vision.patch_lens import LARGEST, LEAST_COUNT, PatchLens
 from shared.vision.transform import IMAGENET_MEAN, IMAGENET_STD, letterbox_box, to_model_input
 
 _MEAN: Final = (0.0, 0.0, 0.0)
@@ -23,7 +24,7 @@ _FILLS: Final = {"mean": _MEAN, "black": (_RED, _GREEN, _BLUE)}
 
 
 class VitCxExplainer:
-    """ViT-CX in exact float32, for heads that read the backbone's joined features."""
+    """ViT-CX in exact float32, for heads that read the backbone's features, with or without a patch lens."""
 
     method = vit_cx.METHOD
     mode = vit_cx.MODE
@@ -87,7 +88,20 @@ def softmax_scorer(backbone: Backbone, head: LinearHead) -> vit_cx.Scorer:
     weight, bias = weight.to(backbone.device), bias.to(backbone.device)
 
     def score(pixels: Tensor) -> Tensor:
-        joined = torch.cat(backbone.forward(pixels), dim=1).double()
+        cls, middle, patches = backbone.forward_with_patches(pixels)
+        lens = [] if head.lens is None else [lens_figures(head.lens, patches)]
+        joined = torch.cat([cls, middle, *lens], dim=1).double()
         return torch.softmax(joined @ weight.T + bias, dim=1).float()
 
     return score
+
+
+def lens_figures(lens: PatchLens, patches: Tensor) -> Tensor:
+    """`PatchLens.__call__` by torch, float64."""
+    weight, bias = (torch.from_numpy(values).to(patches.device) for values in (lens.weight, lens.bias))
+    logits = (patches @ weight.T).double() + bias
+    margins = logits[..., 1:] - logits[..., :1]
+    descending = margins.sort(dim=1, descending=True).values
+    means = [descending[:, :count].mean(dim=1) for count in LARGEST]
+    counts = torch.log(torch.softmax(logits, dim=2)[..., 1:].sum(dim=1) + LEAST_COUNT)
+    return torch.cat([*means, torch.logsumexp(margins, dim=1), counts], dim=1)

@@ -22,7 +22,7 @@ from faststream.kafka import KafkaBroker
 from shared.delivery.cloudevents import from_record
 from shared.delivery.connection import bootstrap_servers, client_options, security
 from shared.delivery.publisher import EventPublisher
-from shared.delivery.routing import FailureRouting, Pauses, Router
+from shared.delivery.routing import FailureRouting, Pauses, Router, Turns
 from shared.events import Event
 from shared.health import Health
 from shared.settings import KafkaSettings
@@ -53,21 +53,28 @@ class _Subscription:
 
 
 class EventConsumer:
-    """Hands each event to its handler, at least once and one at a time.
+    """Hands each event to its handler, at least once and `at_once` at a time.
 
     The group reads the topics, the group `<group>.retry` their retry topics. Records of one study
     arrive in order, except that one that waits on the retry topic is overtaken. What becomes of a
     record whose handler raises is told in `shared.delivery.routing`.
+
+    More than one at a time means that many members of the group in this process: each has partitions
+    and offsets of its own and still takes one record after the other, so that no offset is committed
+    before its record is done, and a study's records, which share a partition, stay in order.
     """
 
-    def __init__(self, kafka: KafkaSettings, *, group: str, source: str, health: Health | None = None) -> None:
+    def __init__(
+        self, kafka: KafkaSettings, *, group: str, source: str, health: Health | None = None, at_once: int = 1
+    ) -> None:
         self._kafka = kafka
         self._group = group
         self._source = source
         self._health = health
         self._publisher = EventPublisher(kafka, source=source)
         self._subscriptions: list[_Subscription] = []
-        self._turn = asyncio.Lock()
+        self._at_once = at_once
+        self._turn = Turns(at_once)
         self._pauses: list[Pauses] = []
         self._brokers: list[KafkaBroker] = []
         self._connecting: asyncio.Task[None] | None = None
@@ -122,7 +129,7 @@ class EventConsumer:
             self._brokers = [
                 self._broker(subscription, retry=retry)
                 for subscription in self._subscriptions
-                for retry in (False, True)
+                for retry in (*[False] * self._at_once, True)
             ]
             try:
                 # Together, since each may wait for a killed predecessor's session to run out.

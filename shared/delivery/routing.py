@@ -92,18 +92,34 @@ class Pauses:
         raise InterruptedPauseError
 
 
+class Turns:
+    """So many handlers run at once in a process; the others wait their turn. A context manager."""
+
+    def __init__(self, at_once: int = 1) -> None:
+        """All turns are free."""
+        self._free = asyncio.Semaphore(at_once)
+        self.taken = 0
+
+    async def __aenter__(self) -> None:
+        await self._free.acquire()
+        self.taken += 1
+
+    async def __aexit__(self, *_: object) -> None:
+        self.taken -= 1
+        self._free.release()
+
+
 @dataclass(slots=True)
 class Router:
     """Runs a handler on one record and puts the record where it belongs.
 
-    `turn` lets one handler run at a time in a process: model work on two studies at once would
-    double the memory and finish no earlier.
+    `turn` is shared by all routers of a process: it bounds the memory that handlers take together.
     """
 
     kafka: KafkaSettings
     group: str
     publisher: EventPublisher
-    turn: asyncio.Lock
+    turn: Turns
     health: Health | None = None
     pauses: Pauses = field(default_factory=Pauses)
     now: Callable[[], float] = time.time
@@ -179,7 +195,7 @@ class Router:
                 return error
             finally:
                 metrics.HANDLER_SECONDS.labels(record.topic).observe(time.perf_counter() - started)
-                self._progress(busy=False)
+                self._progress(busy=self.turn.taken > 1)
         return None
 
     async def _retry(self, record: ConsumerRecord[Any, Any], origin: _Origin, error: Exception) -> None:

@@ -1,45 +1,27 @@
-"""DICOM objects to frames: limits, decoding, colour, then the grey-scale pipeline."""
+"""DICOM objects to frames: limits, decoding, then colour or the grey-scale pipeline."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset
-from pydicom.encaps import get_frame
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.processing import apply_color_lut
-from pydicom.uid import UID, RLELossless
+from pydicom.uid import UID
 
 from shared.errors import UndecodablePixelsError
-from shared.pixels.codestream import codestream_size
-from shared.pixels.frame import Frame
-from shared.pixels.grey import FrameAttributes, display_values
-from shared.pixels.header import guarded, number_of_frames, parse, registered_name, transfer_syntax
+from shared.pixels.attributes import FrameAttributes
+from shared.pixels.codecs import decode_frame
+from shared.pixels.colour import to_rgb
+from shared.pixels.encapsulation import EncapsulatedFrames, encapsulated_frames
+from shared.pixels.frame import Frame, FrameError
+from shared.pixels.grey import display_values
+from shared.pixels.header import ImageObject, guarded, open_image, registered_name, transfer_syntax
+from shared.pixels.image_pixel import ImagePixel
 from shared.pixels.limits import PixelLimits
-
-# The decoders give RGB for the last two (PS3.3 section C.7.6.3.1.2): the transform is JPEG 2000's own.
-_RGB = ("RGB", "YBR_RCT", "YBR_ICT")
-# Only these may be named in an error: any other text in the element may be anything. PS3.3 section C.7.6.3.1.2.
-_KNOWN_PHOTOMETRIC = frozenset(
-    (
-        *_RGB,
-        "MONOCHROME1",
-        "MONOCHROME2",
-        "PALETTE COLOR",
-        "HSV",
-        "ARGB",
-        "CMYK",
-        "XYB",
-        "YBR_FULL",
-        "YBR_FULL_422",
-        "YBR_PARTIAL_422",
-        "YBR_PARTIAL_420",
-    )
-)
+from shared.pixels.native import native_frame
+from shared.pixels.palette import palette_colours
 
 
 def read_frames(data: bytes, *, frame_numbers: Sequence[int] | None = None, limits: PixelLimits) -> list[Frame]:
@@ -61,86 +43,103 @@ def read_frames(data: bytes, *, frame_numbers: Sequence[int] | None = None, limi
 
 def iter_frames(data: bytes, *, frame_numbers: Sequence[int] | None = None, limits: PixelLimits) -> Iterator[Frame]:
     """As `read_frames`, with one decoded frame in memory at a time."""
-    dataset = parse(data, limits)
-    with guarded("header"):
-        syntax = transfer_syntax(dataset)
-        wanted = _wanted(dataset, frame_numbers)
-        _check_limits(dataset, len(wanted), limits)
-    for number in wanted:
-        # Not around the yield: the caller's code must not run under the guard.
-        with guarded(f"{_name(syntax)}, frame {number}"):
-            _check_codestream(dataset, syntax, number, limits)
-            frame = _decode(dataset, syntax, number)
-        yield frame
+    image = _OpenedImage.of(data, frame_numbers, limits)
+    for number in image.wanted:
+        if number > image.pixel.frames or number < 1:
+            raise UndecodablePixelsError(f"the object has {image.pixel.frames} frames, not a frame {number}")
+    for number in image.wanted:
+        yield image.frame(number)
 
 
-def _wanted(dataset: Dataset, frame_numbers: Sequence[int] | None) -> Sequence[int]:
-    count = number_of_frames(dataset)
-    if frame_numbers is None:
-        return range(1, count + 1)
-    if beyond := [number for number in frame_numbers if not 1 <= number <= count]:
-        raise UndecodablePixelsError(f"the object has {count} frames, not a frame {beyond[0]}")
-    return frame_numbers
+def read_each(
+    data: bytes, frame_numbers: Sequence[int] | None = None, *, limits: PixelLimits
+) -> Iterator[Frame | FrameError]:
+    """As `iter_frames`, but a frame that cannot be read is reported in its place and the rest goes on.
+
+    Raises:
+        NotAnImageError, OversizedPixelsError, UndecodablePixelsError: as `read_frames`, of the object as a whole.
+    """
+    image = _OpenedImage.of(data, frame_numbers, limits)
+    for number in image.wanted:
+        result: Frame | FrameError
+        try:
+            result = image.frame(number)
+        except UndecodablePixelsError as error:
+            result = FrameError(number, type(error).__name__, str(error))
+        yield result
 
 
-def _check_limits(dataset: Dataset, frames: int, limits: PixelLimits) -> None:
-    rows, columns = int(dataset.Rows), int(dataset.Columns)
-    samples, bits = int(dataset.get("SamplesPerPixel") or 1), int(dataset.get("BitsAllocated") or 8)
-    # A palette makes three samples of one; a frame is float32 in the end.
-    samples = 3 if dataset.get("PhotometricInterpretation") == "PALETTE COLOR" else samples
-    limits.check(rows=rows, columns=columns, bytes_per_pixel=samples * max(4, bits // 8), frames=frames)
+@dataclass(frozen=True)
+class _OpenedImage:
+    """An object that was parsed once, whose frames are decoded one by one."""
 
+    source: ImageObject
+    syntax: UID
+    pixel: ImagePixel
+    wanted: Sequence[int]
+    limits: PixelLimits
 
-def _check_codestream(dataset: Dataset, syntax: UID, number: int, limits: PixelLimits) -> None:
-    """A compressed frame says its size again, and its decoder believes it rather than the data set."""
-    if not syntax.is_encapsulated or syntax == RLELossless:
-        return
-    encoded = get_frame(dataset.PixelData, number - 1, number_of_frames=number_of_frames(dataset))
-    size = codestream_size(encoded)
-    if size is None:
-        return
-    limits.check(rows=size[0], columns=size[1], bytes_per_pixel=4 * int(dataset.get("SamplesPerPixel") or 1))
-    if size != (dataset.Rows, dataset.Columns):
-        raise UndecodablePixelsError(
-            f"{_name(syntax)}, frame {number}: the compressed image is {size[0]} x {size[1]}, "
-            f"the data set says {int(dataset.Rows)} x {int(dataset.Columns)}"
+    @classmethod
+    def of(cls, data: bytes, frame_numbers: Sequence[int] | None, limits: PixelLimits) -> _OpenedImage:
+        source = open_image(data, limits)
+        syntax = UID("")
+        with guarded("header"):
+            syntax = transfer_syntax(source.dataset)
+        with guarded(_name(syntax)):
+            pixel = ImagePixel.of(source.dataset, source.keyword)
+            wanted = range(1, pixel.frames + 1) if frame_numbers is None else tuple(frame_numbers)
+            limits.check(
+                rows=pixel.rows, columns=pixel.columns, bytes_per_pixel=pixel.bytes_per_pixel, frames=len(wanted)
+            )
+        return cls(source, syntax, pixel, wanted, limits)
+
+    def frame(self, number: int) -> Frame:
+        """Decode frame `number`, from 1; every failure names the transfer syntax and the frame."""
+        where = f"{_name(self.syntax)}, frame {number}"
+        try:
+            with guarded(where):
+                return self._frame(number)
+        except UndecodablePixelsError as error:
+            if str(error).startswith(where):
+                raise
+            raise type(error)(f"{where}: {error}") from None
+
+    def _frame(self, number: int) -> Frame:
+        if not 1 <= number <= self.pixel.frames:
+            raise UndecodablePixelsError(f"the object has {self.pixel.frames} frames")
+        dataset = self.source.dataset
+        attributes = FrameAttributes.of(dataset, number)
+        pixels, photometric = self._stored(number)
+        notes: tuple[str, ...] = ()
+        if photometric == "PALETTE COLOR":
+            shown = palette_colours(pixels, dataset, is_little_endian=attributes.is_little_endian)
+        elif self.pixel.samples == 3:
+            shown = to_rgb(pixels, photometric, self.pixel)
+        else:
+            shown, notes = display_values(pixels, attributes)
+        return Frame(shown, number, attributes.pixel_aspect, notes)
+
+    def _stored(self, number: int) -> tuple[NDArray[Any], str]:
+        if self.source.length is None:
+            return decode_frame(self._encapsulated.frame(number), self.syntax, self.pixel, self.limits)
+        if self.syntax.is_encapsulated:
+            raise UndecodablePixelsError("pixel data that should be encapsulated is not")
+        is_little_endian = self.source.dataset.original_encoding[1] is not False
+        # PS3.5 section A.3: bytes in words of 16 bits, so the first of each pair comes last.
+        is_word_swapped = not is_little_endian and self.source.vr == "OW"
+        pixels = native_frame(
+            self.source.value,
+            self.pixel,
+            number,
+            is_little_endian=is_little_endian,
+            is_word_swapped=is_word_swapped,
         )
+        return pixels, self.pixel.photometric
 
-
-def _decode(dataset: Dataset, syntax: UID, number: int) -> Frame:
-    pixels, described = get_decoder(syntax).as_array(dataset, index=number - 1)
-    attributes = FrameAttributes.of(dataset, number)
-    photometric = str(described["photometric_interpretation"])
-    if photometric.startswith("MONOCHROME"):
-        shown = display_values(pixels, attributes)
-    elif photometric == "PALETTE COLOR":
-        shown = _scaled(apply_color_lut(pixels, dataset)[..., :3], int(dataset.RedPaletteColorLookupTableDescriptor[2]))
-    elif photometric in _RGB:
-        shown = _scaled(pixels, int(dataset.BitsStored))
-    else:
-        named = photometric if photometric in _KNOWN_PHOTOMETRIC else "this photometric interpretation"
-        raise UndecodablePixelsError(f"{_name(syntax)}, frame {number}: {named} is not supported")
-    return Frame(shown, number, _pixel_aspect(attributes))
+    @cached_property
+    def _encapsulated(self) -> EncapsulatedFrames:
+        return encapsulated_frames(self.source.data, self.source.value_at, self.pixel.frames, self.source.dataset)
 
 
 def _name(syntax: UID) -> str:
     return registered_name(syntax, "an unknown transfer syntax")
-
-
-def _scaled(pixels: NDArray[Any], bits: int) -> NDArray[np.float32]:
-    scaled: NDArray[np.float32] = np.clip(pixels.astype(np.float32) / (2.0**bits - 1.0), 0.0, 1.0, dtype=np.float32)
-    return scaled
-
-
-def _pixel_aspect(attributes: FrameAttributes) -> float:
-    """Height of a pixel divided by its width, 1 where unknown or beyond belief."""
-    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio"):  # all vertical first
-        value = attributes.get("PixelMeasuresSequence", keyword)
-        try:
-            vertical, horizontal = (float(part) for part in value)
-            aspect = vertical / horizontal
-        except (TypeError, ValueError, ZeroDivisionError):
-            continue
-        if math.isfinite(aspect) and 0.05 <= aspect <= 20.0:
-            return aspect
-    return 1.0

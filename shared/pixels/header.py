@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import numpy as np
 from pydicom import Dataset, dcmread
@@ -25,7 +26,11 @@ from pydicom.uid import (
 from shared.errors import NotAnImageError, OversizedPixelsError, PermanentError, UndecodablePixelsError
 from shared.pixels.limits import PixelLimits
 
-PIXEL_KEYWORDS: Final = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_PIXEL_TAGS: Final = {
+    (0x7FE0, 0x0008): "FloatPixelData",
+    (0x7FE0, 0x0009): "DoubleFloatPixelData",
+    (0x7FE0, 0x0010): "PixelData",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +67,57 @@ def read_header(data: bytes, *, limits: PixelLimits) -> ImageHeader:
         )
 
 
-def parse(data: bytes, limits: PixelLimits) -> Dataset:
-    """The data set of an image object. pydicom converts elements when they are first read: do so under `guarded`.
+@dataclass(frozen=True, slots=True)
+class ImageObject:
+    """An image object, read up to its pixels: they are never copied as a whole.
+
+    Attributes:
+        dataset: Every element before the pixels. pydicom converts elements when they are first read: do so under
+            `guarded`.
+        data: The bytes it was read from; of a deflated object what it inflates to.
+        keyword: The element that holds the pixels.
+        vr: Its value representation; OW where the encoding is implicit.
+        value_at: Where its value starts in `data`.
+        length: Bytes of its value; None where it is undefined: the pixels are encapsulated then.
+    """
+
+    dataset: Dataset
+    data: bytes
+    keyword: str
+    vr: str
+    value_at: int
+    length: int | None
+
+    @property
+    def value(self) -> memoryview:
+        """The element's value; shorter than `length` where the object is truncated."""
+        end = None if self.length is None else self.value_at + self.length
+        return memoryview(self.data)[self.value_at : end]
+
+
+def open_image(data: bytes, limits: PixelLimits) -> ImageObject:
+    """An image object's data set, and where its pixels lie.
 
     Raises:
         NotAnImageError: not DICOM, or an object without pixels.
+        OversizedPixelsError: a deflated data set inflates beyond the limit.
         UndecodablePixelsError: the data set is damaged.
     """
     with guarded("not readable as DICOM"):
-        dataset = _read(data, limits)
-        _check_is_image(dataset)
-    return dataset
+        dataset, source, end = _read(data, limits)
+        found = _pixel_element(dataset, source, end)
+        if found is None:
+            _refuse_without_pixels(dataset)
+        return ImageObject(dataset, source, *found)
+
+
+def parse(data: bytes, limits: PixelLimits) -> Dataset:
+    """The data set of an image object, without its pixels. Read its elements under `guarded`.
+
+    Raises:
+        NotAnImageError, OversizedPixelsError, UndecodablePixelsError: as `open_image`.
+    """
+    return open_image(data, limits).dataset
 
 
 @contextmanager
@@ -121,45 +166,81 @@ def registered_name(uid: object, otherwise: str) -> str:
     return entry[0] if entry else otherwise
 
 
-def _read(data: bytes, limits: PixelLimits) -> Dataset:
+def _read(data: bytes, limits: PixelLimits) -> tuple[Dataset, bytes, int]:
+    """The data set before its pixels, the bytes it was read from, and where in them reading ended."""
     has_preamble = data[128:132] == b"DICM"
     # Without a preamble only what starts with an element of group 2 or 8 is taken for DICOM.
     if not has_preamble and data[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
         raise NotAnImageError("not a DICOM object")
-    if has_preamble:
-        _check_inflated_size(data, limits)
-    dataset = dcmread(io.BytesIO(data), force=not has_preamble)
+    if has_preamble and DeflatedExplicitVRLittleEndian.encode() in data[:2048]:
+        data = _inflated(data, limits)
+    stream = io.BytesIO(data)
+    dataset = dcmread(stream, force=not has_preamble, stop_before_pixels=True)
     if has_preamble and len(dataset) == 0:  # pydicom's answer where an element of undefined length never ends
         raise UndecodablePixelsError("not readable as DICOM: the data set is empty or cut off")
-    if not has_preamble and not any(keyword in dataset for keyword in ("SOPClassUID", *PIXEL_KEYWORDS)):
+    if not has_preamble and "SOPClassUID" not in dataset and "Rows" not in dataset:
         raise NotAnImageError("not a DICOM object")
-    return dataset
+    return dataset, data, stream.tell()
 
 
-def _check_is_image(dataset: Dataset) -> None:
-    if any(keyword in dataset for keyword in PIXEL_KEYWORDS):
-        return
+def _pixel_element(dataset: Dataset, data: bytes, at: int) -> tuple[str, str, int, int | None] | None:
+    """Keyword, VR, place and length of the value of the pixel element whose tag is at `at`: PS3.5 section 7.1."""
+    is_implicit, is_little_endian = dataset.original_encoding
+    order = "<" if is_little_endian is not False else ">"
+    if at + 8 > len(data):
+        return None
+    group, element = struct.unpack_from(f"{order}HH", data, at)
+    keyword = _PIXEL_TAGS.get((group, element))
+    if keyword is None:
+        return None
+    if is_implicit:
+        vr, value_at = "OW", at + 8
+    else:
+        vr = data[at + 4 : at + 6].decode("ascii", "replace")
+        # OB, OW, OF, OD and UN have a length of 4 bytes after 2 reserved ones.
+        value_at = at + 12
+        if value_at > len(data):
+            return None
+    length = struct.unpack_from(f"{order}I", data, value_at - 4)[0]
+    return keyword, vr, value_at, None if length == 0xFFFFFFFF else length
+
+
+def _refuse_without_pixels(dataset: Dataset) -> NoReturn:
     sop_class = registered_name(dataset.get("SOPClassUID"), "an object of an unknown SOP class")
     if "Rows" in dataset and "Columns" in dataset:
         raise UndecodablePixelsError(f"{sop_class}: the pixel data is missing; the object may be truncated")
     raise NotAnImageError(f"{sop_class} holds no pixels")
 
 
-def _check_inflated_size(data: bytes, limits: PixelLimits) -> None:
-    """Refuse a deflated data set (PS3.5 section A.5) that would inflate beyond the limit; pydicom inflates it whole."""
-    if DeflatedExplicitVRLittleEndian.encode() not in data[:2048]:
-        return
+def _inflated(data: bytes, limits: PixelLimits) -> bytes:
+    """A deflated object (PS3.5 section A.5) as the explicit little-endian one that it is, if within the limit.
+
+    pydicom would inflate it whole, whatever its size.
+    """
     # PS3.10 section 7.1: (0002,0000) UL, 4 bytes: the length of what follows it in group 2.
     if data[132:136] != b"\x02\x00\x00\x00":
         raise UndecodablePixelsError("a deflated data set without a file meta group length")
+    start = 144 + int.from_bytes(data[140:144], "little")
+    meta = data[:start]
+    deflated, plain = DeflatedExplicitVRLittleEndian.encode(), ExplicitVRLittleEndian.encode()
+    if deflated not in meta:
+        return data
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    rest = data[144 + int.from_bytes(data[140:144], "little") :]
-    inflated = 0
-    while rest and not inflater.eof:
-        inflated += len(inflater.decompress(rest, 1 << 20))
+    rest = data[start:]
+    chunks: list[bytes] = []
+    size = 0
+    while not inflater.eof:
+        # With all input taken there may still be output to come.
+        chunk = inflater.decompress(rest, 1 << 20)
         rest = inflater.unconsumed_tail
-        if inflated > limits.max_decoded_bytes:
+        if not chunk and not rest:
+            break
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > limits.max_decoded_bytes:
             raise OversizedPixelsError(f"the data set inflates beyond the limit of {limits.max_decoded_bytes} bytes")
+    # The same length, so that the group length and the element's own stay right; UIDs are padded with NULs.
+    return meta.replace(deflated, plain.ljust(len(deflated), b"\0")) + b"".join(chunks)
 
 
 def _position(dataset: Dataset) -> float | None:

@@ -1,160 +1,229 @@
-"""The frozen backbone: frames to features. The one module of `shared` that needs torch."""
+"""The frozen backbone: frames to features, by the fast forward; the Hugging Face model for who asks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoConfig, Dinov2Model, Dinov2WithRegistersModel
-from transformers.utils import logging as transformers_logging
 
 from shared.errors import WeightsError
 from shared.pixels.frame import Frame
 from shared.settings import VisionSettings
-from shared.vision.features import Features
-from shared.vision.transform import to_model_input
-from shared.vision.weights import Weights, backbone_id, locate_weights
+from shared.vision.batch_encoder import BatchEncoder
+from shared.vision.checkpoint import Checkpoint, DinoConfig, read_checkpoint
+from shared.vision.compiled import compiled_if_faster
+from shared.vision.fast_forward import FastForward
+from shared.vision.features import MIDDLE_BLOCKS, PATCH_BLOCKS, Features
+from shared.vision.packed_linear import can_pack
+from shared.vision.precision import Precision, choose_precision
+from shared.vision.transform import letterboxed, squares_of_inputs
+from shared.vision.weights import backbone_id, locate_weights
+
+if TYPE_CHECKING:
+    from transformers import Dinov2Model
 
 __all__ = ["Backbone", "Features", "backbone_id", "load_backbone"]
 
-_MODELS: Final[dict[str, Any]] = {"dinov2": Dinov2Model, "dinov2_with_registers": Dinov2WithRegistersModel}
+log = logging.getLogger(__name__)
+
+Square = NDArray[np.float32]
+"""A letterboxed frame in [0, 1]: (S, S) grey or (S, S, 3) RGB."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: the Hugging Face model is kept once it is loaded
 class Backbone:
-    """A DINOv2 model in eval mode, float32, frozen.
+    """A DINOv2 model, frozen. For one thread at a time.
 
     Attributes:
-        id: Name, hash of the weights, transform: part of every vector's identity.
-        model: The Hugging Face model.
-        device: Where it runs.
+        id: Name, hash of the weights, transform: part of every vector's identity. The precision is not: what it
+            changes is within the tolerance of docs/embedder.md.
+        config: The architecture.
+        encoder: The fast forward, in batches.
+        load_model: Loads the Hugging Face model.
+        device: Where they run.
         input_size_px: Side of the square input, a multiple of `patch_px`.
         batch_size: Frames in one forward pass.
+        keeps_patches: Whether features come with their patch tokens, which heads with a patch lens read.
     """
 
     id: str
-    model: Dinov2Model
+    config: DinoConfig
+    encoder: BatchEncoder
+    load_model: Callable[[], Dinov2Model]
     device: torch.device
     input_size_px: int
     batch_size: int
+    keeps_patches: bool = False
 
     @property
     def dim(self) -> int:
         """D, the length of an embedding."""
-        return int(self.model.config.hidden_size)
+        return self.config.hidden_size
 
     @property
     def patch_px(self) -> int:
         """Side of a patch, in input pixels."""
-        return _patch_px(self.model.config)
+        return self.config.patch_px
 
     @property
     def prefix_tokens(self) -> int:
         """Tokens before the patches: the class token and the registers."""
-        return 1 + int(getattr(self.model.config, "num_register_tokens", 0))
+        return self.config.prefix_tokens
+
+    @cached_property
+    def model(self) -> Dinov2Model:
+        """The Hugging Face model, float32, loaded when first asked for, which takes seconds.
+
+        Raises:
+            WeightsError: it cannot be loaded any more.
+        """
+        return self.load_model()
 
     def encode(self, frames: Sequence[Frame]) -> Features:
-        """Features of frames. Only one batch of model inputs is in memory at a time."""
+        """Features of frames. Only one batch of squares is in memory at a time."""
         size = self.input_size_px
-        return self._encode(
-            np.stack([to_model_input(frame, size) for frame in batch]) for batch in _batches(frames, self.batch_size)
+        return self._joined(
+            self._rows([letterboxed(frame, size) for frame in batch]) for batch in _batches(frames, self.batch_size)
         )
 
+    def encode_squares(self, squares: Sequence[Square]) -> Features:
+        """Features of letterboxed frames, grey and colour in any order. No vector depends on the others."""
+        return self._joined([self._rows(squares)] if squares else [])
+
     def encode_inputs(self, pixels: NDArray[np.float32]) -> Features:
-        """Features of (N, 3, S, S) model inputs."""
-        return self._encode(pixels[start : start + self.batch_size] for start in range(0, len(pixels), self.batch_size))
+        """Features of (N, 3, S, S) normalised model inputs, as `to_model_input` gives; squares are cheaper."""
+        return self._joined(
+            self._rows(squares_of_inputs(pixels[start : start + self.batch_size]))
+            for start in range(0, len(pixels), self.batch_size)
+        )
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cls (N, D) and middle (N, 3D), see `Features`, of (N, 3, H, W) model inputs on the backbone's device."""
+        """By the Hugging Face model in float32: cls (N, D) and middle (N, 3D), see `Features`.
+
+        Args:
+            pixels: (N, 3, H, W) normalised model inputs on the backbone's device.
+        """
+        cls, middle, _ = self.forward_with_patches(pixels)
+        return cls, middle
+
+    def forward_with_patches(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What `forward` gives, and patches (N, P, D), see `Features`."""
         output = self.model(pixel_values=pixels, output_hidden_states=True)
         # hidden_states starts with the embeddings, so that entry n is what block n gave.
         blocks = len(output.hidden_states) - 1
-        tokens = self.model.layernorm(output.hidden_states[round(blocks * 5 / 6)])
+        tokens, kept = (
+            self.model.layernorm(output.hidden_states[round(blocks * share)]) for share in (MIDDLE_BLOCKS, PATCH_BLOCKS)
+        )
         patches = tokens[:, self.prefix_tokens :]
         middle = torch.cat([tokens[:, 0], patches.mean(dim=1), patches.amax(dim=1)], dim=1)
-        return output.last_hidden_state[:, 0], middle
+        return output.last_hidden_state[:, 0], middle, kept[:, self.prefix_tokens :]
 
-    def _encode(self, batches: Iterator[NDArray[np.float32]]) -> Features:
-        parts: list[NDArray[np.float32]] = [np.empty((0, 4 * self.dim), np.float32)]
-        with torch.inference_mode():
-            for batch in batches:
-                pixels = torch.from_numpy(np.ascontiguousarray(batch, np.float32)).to(self.device)
-                parts.append(torch.cat(self.forward(pixels), dim=1).cpu().numpy())
-        features = np.concatenate(parts)
-        return Features(features[:, : self.dim], features[:, self.dim :])
+    @property
+    def _patches(self) -> int:
+        return (self.input_size_px // self.patch_px) ** 2 if self.keeps_patches else 0
+
+    def _rows(self, squares: Sequence[Square]) -> NDArray[np.float32]:
+        """(N, 4D), or (N, 4D + P D) with patches.
+
+        Grey and colour go apart: a grey frame beside a colour one must not turn into one.
+        """
+        rows = np.empty((len(squares), (4 + self._patches) * self.dim), np.float32)
+        for dimensions in (2, 3):
+            places = [place for place, square in enumerate(squares) if square.ndim == dimensions]
+            if places:
+                stacked = np.stack([squares[place] for place in places])
+                rows[places] = self.encoder(stacked[:, None] if dimensions == 2 else stacked.transpose(0, 3, 1, 2))
+        return rows
+
+    def _joined(self, parts: Iterator[NDArray[np.float32]] | Sequence[NDArray[np.float32]]) -> Features:
+        width, end = self.dim, 4 * self.dim
+        rows = np.concatenate([np.empty((0, (4 + self._patches) * width), np.float32), *parts])
+        patches = rows[:, end:].reshape(len(rows), self._patches, width) if self.keeps_patches else None
+        return Features(rows[:, :width], rows[:, width:end], patches)
 
 
-def load_backbone(settings: VisionSettings) -> Backbone:
-    """Load the backbone that the settings name. Sets torch's thread count if `threads` is not 0.
+def load_backbone(settings: VisionSettings, *, keep_patches: bool = True) -> Backbone:
+    """Load the backbone that the settings name, warm it up and log its speed.
+
+    Sets torch's thread count if `threads` is not 0. Without `keep_patches`, heads with a patch lens cannot be used.
 
     Raises:
         WeightsError: weights are missing, left over, of another shape or not finite, or are not the pinned ones;
             the architecture is not DINOv2; the input size is no multiple of its patches; the device is not there.
     """
+    started_s = time.perf_counter()
     weights = locate_weights(settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = _device(settings.device)
-    model = _load_strictly(weights)
-    patch_px = _patch_px(model.config)
-    if settings.input_size_px % patch_px:
+    checkpoint = read_checkpoint(weights.folder)
+    config, size_px = checkpoint.config, settings.input_size_px
+    if size_px % config.patch_px:
         raise WeightsError(
-            f"SIMILIS_VISION__INPUT_SIZE_PX={settings.input_size_px} is no multiple of the backbone's {patch_px} px "
-            "patches"
+            f"SIMILIS_VISION__INPUT_SIZE_PX={size_px} is no multiple of the backbone's {config.patch_px} px patches"
         )
-    torch.nn.Module.to(model, device)
-    return Backbone(weights.backbone_id, model, device, settings.input_size_px, settings.batch_size)
+    precision = choose_precision(settings.precision, device)
+    encoder = _encoder(checkpoint, precision, device, settings, keep_patches=keep_patches)
+    log.info(
+        "backbone %s on %s with %s (%s); %.1f frames/s in batches of %d; ready after %.1f s",
+        weights.backbone_id,
+        device,
+        precision.name,
+        precision.reason,
+        encoder.warm_up(),
+        encoder.batch_size,
+        time.perf_counter() - started_s,
+    )
+    return Backbone(
+        weights.backbone_id,
+        config,
+        encoder,
+        partial(_hugging_face_model, weights.folder, device),
+        device,
+        size_px,
+        settings.batch_size,
+        keep_patches,
+    )
 
 
-def _load_strictly(weights: Weights) -> Dinov2Model:
-    # A damaged folder fails in many ways: unreadable JSON, a safetensors error, a shape mismatch (RuntimeError).
-    try:
-        config = AutoConfig.from_pretrained(weights.folder, local_files_only=True)
-    except Exception as error:
-        raise WeightsError(f"{weights.folder} has no readable config.json: {error}") from error
-    architecture = _MODELS.get(config.model_type)
-    if architecture is None:
-        raise WeightsError(f"{weights.folder} holds a {config.model_type} model, not DINOv2")
-    try:
-        with _quiet_progress():
-            model, report = architecture.from_pretrained(
-                weights.folder,
-                config=config,
-                dtype=torch.float32,
-                local_files_only=True,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-    except Exception as error:
-        raise WeightsError(f"{weights.folder} is not a loadable DINOv2 folder: {error}") from error
-    # Hugging Face only warns, and starts what is missing at random.
-    left_over = {name for name in report["unexpected_keys"] if not name.startswith("classifier.")}
-    for problem, names in (("lacks", report["missing_keys"]), ("has unknown", left_over)):
-        if names:
-            raise WeightsError(
-                f"{weights.folder} {problem} weights: {', '.join(sorted(names)[:5])} ({len(names)} in all)"
-            )
-    if broken := [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]:
-        raise WeightsError(f"{weights.folder} has weights that are not finite: {', '.join(broken[:5])}")
-    frozen: Dinov2Model = model.eval().requires_grad_(False)
-    return frozen
+def _encoder(
+    checkpoint: Checkpoint, precision: Precision, device: torch.device, settings: VisionSettings, *, keep_patches: bool
+) -> BatchEncoder:
+    build = partial(
+        FastForward,
+        checkpoint,
+        settings.input_size_px,
+        dtype=precision.dtype,
+        device=device,
+        keep_patches=keep_patches,
+    )
+    forward: Callable[[torch.Tensor], torch.Tensor]
+    forward = build(is_packed=device.type == "cpu" and can_pack(precision.dtype))
+    is_compiled = False
+    if settings.compile:
+        shape = (settings.batch_size, 1, settings.input_size_px, settings.input_size_px)
+        forward, is_compiled = compiled_if_faster(build(), forward, torch.zeros(shape, device=device))
+    return BatchEncoder(
+        forward,
+        size_px=settings.input_size_px,
+        batch_size=settings.batch_size,
+        device=device,
+        one_shape=is_compiled,
+    )
 
 
-@contextmanager
-def _quiet_progress() -> Iterator[None]:
-    """Keep the loader's progress bar, which takes a blink, out of a service's log."""
-    was_shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if was_shown:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+def _hugging_face_model(folder: Path, device: torch.device) -> Dinov2Model:
+    from shared.vision.hugging_face import load_model
+
+    return load_model(folder, device)
 
 
 def _device(wanted: str) -> torch.device:
@@ -164,11 +233,6 @@ def _device(wanted: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
         raise WeightsError(f"SIMILIS_VISION__DEVICE={wanted} cannot be used: {error}") from error
     return device
-
-
-def _patch_px(config: Any) -> int:
-    patch = config.patch_size
-    return int(patch if isinstance(patch, int) else patch[0])
 
 
 def _batches(frames: Sequence[Frame], size: int) -> Iterator[Sequence[Frame]]:

@@ -1,6 +1,6 @@
 """Linear probes on frozen features, kept as safetensors with their labels, temperature and backbone id.
 
-A head reads F joined features of one frame, see `features.Features.joined`.
+A head reads F features of one frame, see `features.Features.joined` and `patch_lens.PatchLens`.
 """
 
 from __future__ import annotations
@@ -14,41 +14,36 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from shared.errors import WeightsError
 from shared.vision.aggregate import softmax
+from shared.vision.familiarity import Familiarity
+from shared.vision.features import Features
+from shared.vision.patch_lens import PatchLens
 
 Floats = NDArray[np.float32]
 _FORMAT: Final = "similis-linear-head-1"
 
 
 @dataclass(frozen=True, slots=True)
-class Familiarity:
-    """What standardised features looked like in training: a Gaussian with a reduced covariance.
-
-    Its squared distance is the probabilistic-PCA form of Mahalanobis's (Tipping & Bishop 1999, eq. 7):
-    K principal directions with their own spread and one spread for all the rest, divided by the number
-    of features, so that a frame like the training's comes near 1.
+class Projection:
+    """A linear map to the task's own space, where images of the same class lie close: (cls - mean) @ matrix.T.
 
     Attributes:
-        components: (K, F) orthonormal rows.
-        scale: (K,) standard deviation along each.
-        residual_scale: Standard deviation of each remaining dimension.
+        matrix: (K, D).
+        mean: (D,).
     """
 
-    components: Floats
-    scale: Floats
-    residual_scale: float
+    matrix: Floats
+    mean: Floats
 
-    def distance(self, standardised: NDArray[np.floating]) -> NDArray[np.float64]:
-        """(N,) distances of (N, F) standardised features."""
-        features = np.asarray(standardised, np.float64)
-        along = features @ self.components.T.astype(np.float64)
-        beside = np.maximum((features**2).sum(axis=1) - (along**2).sum(axis=1), 0.0)
-        squared = ((along / self.scale) ** 2).sum(axis=1) + beside / self.residual_scale**2
-        distance: NDArray[np.float64] = np.sqrt(squared / features.shape[1])
-        return distance
+    def __call__(self, cls: NDArray[np.floating]) -> Floats:
+        """(N, K) task-space vectors of L2 norm 1, from (N, D) class tokens."""
+        projected = (np.asarray(cls, np.float64) - self.mean) @ self.matrix.T.astype(np.float64)
+        norms = np.linalg.norm(projected, axis=1, keepdims=True)
+        vectors: Floats = (projected / np.maximum(norms, 1e-12)).astype(np.float32)
+        return vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +60,8 @@ class LinearHead:
         temperature: Positive; fitted on study scores.
         backbone_id: The backbone whose features it reads.
         familiarity: If set, tells features unlike the training's.
+        projection: If set, maps class tokens to the task's own search space.
+        lens: If set, its figures of a frame are the last columns that the head reads.
         id: `<task>@<first 12 of the sha256 of all the above>`.
 
     Raises:
@@ -80,6 +77,8 @@ class LinearHead:
     temperature: float
     backbone_id: str
     familiarity: Familiarity | None = None
+    projection: Projection | None = None
+    lens: PatchLens | None = None
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -92,17 +91,40 @@ class LinearHead:
             "feature_scale": (features,),
         }
         arrays = self._arrays()
-        if self.familiarity is not None:
-            kept = len(self.familiarity.scale)
-            expected |= {"ood_components": (kept, features), "ood_scale": (kept,)}
+        if self.familiarity is not None and not self.familiarity.fits(features):
+            raise WeightsError(
+                f"head of {self.task}: its out-of-distribution statistics do not fit {features} features"
+            )
+        if self.projection is not None:
+            width = self.projection.mean.size
+            expected |= {"projection": (len(self.projection.matrix), width), "projection_mean": (width,)}
+        if self.lens is not None:
+            rows, width = (*self.lens.weight.shape, 0, 0)[:2]
+            expected |= {"lens_weight": (max(rows, 2), width), "lens_bias": (rows,)}
         for name, shape in expected.items():
             if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
                 raise WeightsError(f"head of {self.task}: {name} is {arrays[name].shape} or not finite, not {shape}")
         if not (classes > 1 and features > 0 and np.isfinite(self.temperature) and self.temperature > 0):
             raise WeightsError(f"head of {self.task}: needs two classes, features and a positive temperature")
+        if self.lens is not None and features <= self.lens.columns:
+            raise WeightsError(
+                f"head of {self.task}: reads {features} features, of which {self.lens.columns} are a lens's"
+            )
         if not (self.feature_scale > 0).all():
             raise WeightsError(f"head of {self.task}: feature_scale must be positive")
         object.__setattr__(self, "id", f"{self.task}@{self._digest()[:12]}")
+
+    def read(self, features: Features) -> Floats:
+        """(N, F) what this head reads of frames: joined features, then its lens's figures.
+
+        Raises:
+            WeightsError: the head reads patches, and they were not kept.
+        """
+        if self.lens is None:
+            return features.joined()
+        if features.patches is None:
+            raise WeightsError(f"head of {self.task} reads patch tokens, which this backbone does not keep")
+        return np.concatenate([features.joined(), self.lens(features.patches)], axis=1)
 
     def standardised(self, joined: NDArray[np.floating]) -> NDArray[np.float64]:
         """(N, F) features in training's units."""
@@ -122,9 +144,17 @@ class LinearHead:
         """(N,) how unlike the training's each frame is, near 1 for one like it; None if the head cannot tell."""
         return None if self.familiarity is None else self.familiarity.distance(self.standardised(joined))
 
+    def project(self, cls: NDArray[np.floating]) -> Floats | None:
+        """(N, K) task-space vectors of L2 norm 1, of (N, D) class tokens; None if the head has no such space."""
+        return None if self.projection is None else self.projection(cls)
+
     def save(self, path: Path) -> None:
         """Write the head as safetensors."""
-        save_file(self._arrays(), path, metadata={"head": json.dumps(self._header(), sort_keys=True)})
+        path.write_bytes(self.to_bytes())
+
+    def to_bytes(self) -> bytes:
+        """The head as a safetensors file: the same head, the same bytes."""
+        return save(self._arrays(), metadata={"head": json.dumps(self._header(), sort_keys=True)})
 
     @classmethod
     def load(cls, path: Path) -> LinearHead:
@@ -149,15 +179,12 @@ class LinearHead:
                 feature_scale=arrays["feature_scale"],
                 temperature=float(header["temperature"]),
                 backbone_id=header["backbone_id"],
+                projection=Projection(arrays["projection"], arrays["projection_mean"])
+                if "projection" in arrays
+                else None,
+                lens=PatchLens(arrays["lens_weight"], arrays["lens_bias"]) if "lens_weight" in arrays else None,
             )
-            if "ood_components" not in arrays:
-                return head
-            return replace(
-                head,
-                familiarity=Familiarity(
-                    arrays["ood_components"], arrays["ood_scale"], float(header["ood_residual_scale"])
-                ),
-            )
+            return replace(head, familiarity=Familiarity.from_parts(arrays, header))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{path} is not a readable head: {error!r}") from error
 
@@ -169,7 +196,11 @@ class LinearHead:
             "feature_scale": self.feature_scale,
         }
         if self.familiarity is not None:
-            arrays |= {"ood_components": self.familiarity.components, "ood_scale": self.familiarity.scale}
+            arrays |= self.familiarity.arrays()
+        if self.projection is not None:
+            arrays |= {"projection": self.projection.matrix, "projection_mean": self.projection.mean}
+        if self.lens is not None:
+            arrays |= {"lens_weight": self.lens.weight, "lens_bias": self.lens.bias}
         return {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
 
     def _header(self) -> dict[str, object]:
@@ -181,7 +212,7 @@ class LinearHead:
             "backbone_id": self.backbone_id,
         }
         if self.familiarity is not None:
-            header["ood_residual_scale"] = self.familiarity.residual_scale
+            header |= self.familiarity.header()
         return header
 
     def _digest(self) -> str:

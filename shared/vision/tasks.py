@@ -1,5 +1,7 @@
 """Tasks are data: one folder each, with `task.yaml`, `head.safetensors` and `model-card.{md,json}`.
 
+They lie in the task's folder, or in that of the version that was promoted: see `live_version`.
+
 name: brain-mr                        # the folder's name
 title: Brain MR, phantom classes
 modalities: [MR]
@@ -7,7 +9,8 @@ body_parts: [BRAIN, HEAD]             # empty: any
 sop_classes: []                       # empty: any
 excluded_sop_classes: []
 excluded_image_types: [LOCALIZER]     # values of Image Type (0008,0008)
-max_frames: 64
+frames: {policy: evenly, max: 64}     # optional; of each series: see `frame_policy`. Unset: as the index
+max_frames: 64                        # optional; of the whole study, evenly among those
 abstain_below: 0.5                    # study probability of the top class
 ood_distance_above: 1.6               # optional; median frame distance, see heads.Familiarity
 explain: {policy: findings, max_frames: 1}
@@ -19,6 +22,7 @@ classes:                              # in any order; the labels are the head's
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -35,7 +39,9 @@ from shared.errors import ConfigurationError, WeightsError
 from shared.events import NO_TASK, CodedMeaning, Probability, TaskName
 from shared.ids import Uid
 from shared.manifest import InstanceEntry, SeriesEntry
+from shared.vision.frame_policy import FramesPolicy
 from shared.vision.heads import LinearHead
+from shared.vision.live_version import LIVE_FILE, live_folder
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +81,8 @@ class TaskDefinition(TaskModel):
     sop_classes: tuple[Uid, ...] = ()
     excluded_sop_classes: tuple[Uid, ...] = ()
     excluded_image_types: tuple[Code, ...] = ("LOCALIZER",)
-    max_frames: PositiveInt = 64
+    frames: FramesPolicy | None = None
+    max_frames: PositiveInt | None = None
     abstain_below: Probability = 0.5
     ood_distance_above: PositiveFloat | None = None
     explain: ExplainPolicy = ExplainPolicy()
@@ -90,11 +97,15 @@ class Task:
         definition: What `task.yaml` says, its classes in the order of the head's labels.
         head: The trained head.
         card: The model card, as parsed from `model-card.json`.
+        head_sha256: Of `head.safetensors`; None if the task did not come from files.
+        card_sha256: Of `model-card.json`, likewise.
     """
 
     definition: TaskDefinition
     head: LinearHead
     card: Mapping[str, Any]
+    head_sha256: str | None = None
+    card_sha256: str | None = None
 
     @property
     def name(self) -> str:
@@ -127,30 +138,45 @@ def task_names(tasks_dir: Path | None = None) -> tuple[str, ...]:
     return tuple(folder.name for folder in _folders(tasks_dir))
 
 
+def read_definition(path: Path) -> TaskDefinition:
+    """Read a `task.yaml`.
+
+    Raises:
+        ConfigurationError: it is not valid.
+    """
+    try:
+        return TaskDefinition.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
+        raise ConfigurationError(f"{path} is not a task: {error}") from error
+
+
 def load_definition(folder: Path) -> TaskDefinition:
-    """Read a task's `task.yaml`.
+    """Read the live `task.yaml` of a task's folder.
 
     Raises:
         ConfigurationError: it is not valid, or names another task than its folder.
     """
-    path = folder / "task.yaml"
-    try:
-        definition = TaskDefinition.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
-        raise ConfigurationError(f"{path} is not a task: {error}") from error
-    if definition.name != folder.name or definition.name == NO_TASK:
-        raise ConfigurationError(f"{path} names the task {definition.name!r}; it must be its folder's name")
-    return definition
+    return _definition_of(folder.name, live_folder(folder))
 
 
 def load_task(folder: Path) -> Task:
-    """Read one task.
+    """Read the live version of one task.
+
+    Raises:
+        ConfigurationError: `task.yaml` or the card is not valid, or the live version is not there.
+        WeightsError: the head is missing, or does not fit the task.
+    """
+    return load_version(folder.name, live_folder(folder))
+
+
+def load_version(name: str, folder: Path) -> Task:
+    """Read the version of the task `name` that lies in `folder`.
 
     Raises:
         ConfigurationError: `task.yaml` or the card is not valid.
         WeightsError: the head is missing, or does not fit the task.
     """
-    definition = load_definition(folder)
+    definition = _definition_of(name, folder)
     head = LinearHead.load(folder / "head.safetensors")
     by_label = {entry.label: entry for entry in definition.classes}
     if head.task != definition.name or set(head.labels) != set(by_label) or len(by_label) != len(head.labels):
@@ -158,10 +184,12 @@ def load_task(folder: Path) -> Task:
     ordered = definition.model_copy(update={"classes": tuple(by_label[label] for label in head.labels)})
     card_path = folder / "model-card.json"
     try:
-        card = json.loads(card_path.read_text(encoding="utf-8"))
+        card_bytes = card_path.read_bytes()
+        card = json.loads(card_bytes)
+        head_sha256 = hashlib.sha256((folder / "head.safetensors").read_bytes()).hexdigest()
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{card_path} is not a readable model card: {error}") from error
-    return Task(ordered, head, card)
+    return Task(ordered, head, card, head_sha256, hashlib.sha256(card_bytes).hexdigest())
 
 
 def load_tasks(tasks_dir: Path | None, backbone: str) -> tuple[Task, ...]:
@@ -191,4 +219,15 @@ def load_tasks(tasks_dir: Path | None, backbone: str) -> tuple[Task, ...]:
 def _folders(tasks_dir: Path | None) -> list[Path]:
     if tasks_dir is not None and not tasks_dir.is_dir():
         raise ConfigurationError(f"SIMILIS_VISION__TASKS_DIR: {tasks_dir} is not a folder")
-    return sorted(path.parent for path in (tasks_dir or BUILT_IN).glob("*/task.yaml"))
+    found = (path.parent for name in ("task.yaml", LIVE_FILE) for path in (tasks_dir or BUILT_IN).glob(f"*/{name}"))
+    # A folder whose candidates were never promoted, or all rolled back, has no task.
+    return sorted({folder for folder in found if (live_folder(folder) / "task.yaml").exists()})
+
+
+def _definition_of(name: str, folder: Path) -> TaskDefinition:
+    definition = read_definition(folder / "task.yaml")
+    if definition.name != name or definition.name == NO_TASK:
+        raise ConfigurationError(
+            f"{folder / 'task.yaml'} names the task {definition.name!r}; it must be its folder's name, {name!r}"
+        )
+    return definition

@@ -1,7 +1,8 @@
 """Frame to model input: aspect-preserving letterbox on black, ImageNet mean and standard deviation.
 
-The resampling is Pillow's antialiased bicubic in float32, as DINOv2's published preprocessing uses;
-12- and 16-bit images are never cut to 8 bits on the way.
+The resampling is antialiased bicubic in float32, as DINOv2's published preprocessing uses; 12- and 16-bit images
+are never cut to 8 bits on the way. Models take the square in [0, 1], one channel where it is grey; the fast forward
+has mean and standard deviation in its weights. `to_model_input` is the same for a Hugging Face model.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from shared.pixels.frame import Frame
+from shared.vision.resample import resized
 
-TRANSFORM_VERSION: Final = "t1"
+TRANSFORM_VERSION: Final = "t2"
 """Part of every backbone id: raise it when `shared.pixels` or this module changes what the model sees."""
 
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
@@ -23,6 +24,7 @@ IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
 _MEAN: Final = np.array(IMAGENET_MEAN, np.float32)[:, None, None]
 _STD: Final = np.array(IMAGENET_STD, np.float32)[:, None, None]
+_GREY_TOLERANCE: Final = 2e-6  # what normalising and going back rounds, with room
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,8 @@ def letterboxed(frame: Frame, size_px: int) -> NDArray[np.float32]:
     box = letterbox_box(pixels.shape[0], pixels.shape[1], frame.pixel_aspect, size_px)
     square = np.zeros((size_px, size_px, *pixels.shape[2:]), np.float32)
     content = square[box.top : box.top + box.height, box.left : box.left + box.width]
-    if pixels.ndim == 2:
-        content[:] = _resized(pixels, box)
-    else:
-        for channel in range(pixels.shape[2]):
-            content[..., channel] = _resized(pixels[..., channel], box)
+    # The cubic kernel overshoots at edges.
+    np.clip(resized(pixels, box.height, box.width), 0.0, 1.0, out=content)
     return square
 
 
@@ -73,7 +72,10 @@ def to_model_input(frame: Frame, size_px: int) -> NDArray[np.float32]:
     return normalised
 
 
-def _resized(channel: NDArray[np.float32], box: Letterbox) -> NDArray[np.float32]:
-    image = Image.fromarray(np.ascontiguousarray(channel, dtype=np.float32))
-    resized = np.asarray(image.resize((box.width, box.height), Image.Resampling.BICUBIC), np.float32)
-    return np.clip(resized, 0.0, 1.0)  # the cubic kernel overshoots at edges
+def squares_of_inputs(pixels: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Back from (N, 3, S, S) model inputs to squares as `letterboxed` gives them, to rounding."""
+    squares = []
+    for image in pixels * _STD + _MEAN:
+        is_grey = max(np.abs(image[0] - image[1]).max(), np.abs(image[0] - image[2]).max()) < _GREY_TOLERANCE
+        squares.append(image[0] if is_grey else np.ascontiguousarray(image.transpose(1, 2, 0)))
+    return squares

@@ -12,7 +12,7 @@ from aiokafka import ConsumerRecord
 from faststream.exceptions import NackMessage
 
 from shared.delivery.cloudevents import Headers
-from shared.delivery.routing import InterruptedPauseError, Pauses, Router
+from shared.delivery.routing import InterruptedPauseError, Pauses, Router, Turns
 from shared.errors import (
     ArchiveUnavailableError,
     BrokerUnavailableError,
@@ -50,7 +50,7 @@ def publisher() -> RememberingPublisher:
 
 @pytest.fixture
 def router(publisher: RememberingPublisher) -> Router:
-    return Router(SETTINGS, "g", publisher, asyncio.Lock(), Health(), now=lambda: NOW)  # type: ignore[arg-type]
+    return Router(SETTINGS, "g", publisher, Turns(), Health(), now=lambda: NOW)  # type: ignore[arg-type]
 
 
 def record(topic: str = "t", value: bytes | None = b"{}", headers: Headers | None = None) -> ConsumerRecord[Any, Any]:
@@ -114,7 +114,7 @@ async def test_a_retry_record_waits_until_its_time_but_never_longer_than_ours_wo
     publisher: RememberingPublisher,
 ) -> None:
     settings = SETTINGS.model_copy(update={"retry_delay_s": 0.15})
-    router = Router(settings, "g", publisher, asyncio.Lock(), now=lambda: NOW)  # type: ignore[arg-type]
+    router = Router(settings, "g", publisher, Turns(), now=lambda: NOW)  # type: ignore[arg-type]
     forged = [("similis-group", b"g"), ("similis-not-before-ms", b"99999999999999")]
     began = time.monotonic()
     await router.deliver(record("t.retry", headers=forged), nothing)
@@ -158,7 +158,7 @@ async def test_if_the_dead_letter_is_refused_nothing_is_committed(
 
 async def test_a_pause_between_tries_ends_when_the_partition_is_revoked(publisher: RememberingPublisher) -> None:
     settings = SETTINGS.model_copy(update={"transient_pause_s": 60.0})
-    router = Router(settings, "g", publisher, asyncio.Lock(), now=lambda: NOW)  # type: ignore[arg-type]
+    router = Router(settings, "g", publisher, Turns(), now=lambda: NOW)  # type: ignore[arg-type]
     delivering = asyncio.create_task(router.deliver(record(), raising(ArchiveUnavailableError("x"))))
     await asyncio.sleep(0.02)
     router.pauses.cut()
@@ -169,7 +169,7 @@ async def test_a_pause_between_tries_ends_when_the_partition_is_revoked(publishe
 
 async def test_tries_in_place_end_before_the_partition_would_be_taken_away(publisher: RememberingPublisher) -> None:
     settings = SETTINGS.model_copy(update={"transient_attempts": 1000, "max_poll_interval_s": 0.1})
-    router = Router(settings, "g", publisher, asyncio.Lock(), now=lambda: NOW)  # type: ignore[arg-type]
+    router = Router(settings, "g", publisher, Turns(), now=lambda: NOW)  # type: ignore[arg-type]
     await asyncio.wait_for(router.deliver(record(), raising(ArchiveUnavailableError("x"))), 5)
     assert publisher.published[0][0] == "t.retry"
 
@@ -188,7 +188,7 @@ async def test_a_cancelled_handler_is_neither_committed_nor_routed(
 
 
 async def test_one_handler_runs_at_a_time(publisher: RememberingPublisher) -> None:
-    turn = asyncio.Lock()
+    turn = Turns()
     routers = [Router(SETTINGS, "g", publisher, turn, now=lambda: NOW) for _ in range(2)]  # type: ignore[arg-type]
     running = most = 0
 
@@ -201,6 +201,27 @@ async def test_one_handler_runs_at_a_time(publisher: RememberingPublisher) -> No
 
     await asyncio.gather(*(router.deliver(record(), handle) for router in routers))
     assert most == 1
+
+
+async def test_as_many_handlers_run_at_once_as_there_are_turns_and_the_last_one_ends_the_work(
+    publisher: RememberingPublisher,
+) -> None:
+    turns, health = Turns(2), Health()
+    routers = [Router(SETTINGS, "g", publisher, turns, health, now=lambda: NOW) for _ in range(3)]  # type: ignore[arg-type]
+    running: list[int] = []
+    busy_after_first: list[bool] = []
+
+    async def handle(seconds: float) -> None:
+        running.append(turns.taken)
+        await asyncio.sleep(seconds)
+
+    async def deliver(router: Router, seconds: float) -> None:
+        await router.deliver(record(), lambda: handle(seconds))
+        busy_after_first.append(health._busy_since is not None)
+
+    await asyncio.gather(*(deliver(router, 0.02 * n) for n, router in enumerate(routers, start=1)))
+    assert max(running) == 2
+    assert busy_after_first == [True, True, False]
 
 
 async def test_a_handler_at_work_shows_in_the_health(router: Router) -> None:

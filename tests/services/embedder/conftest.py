@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,8 +14,12 @@ from numpy.typing import NDArray
 from services.embedder.embed_study import EmbedStudy
 from shared.archive import MemoryArchive
 from shared.pixels import PixelLimits
+from shared.settings import VisionSettings
 from shared.vector_index.memory import MemoryIndex
 from shared.vision.features import Features
+
+if TYPE_CHECKING:
+    from shared.vision.backbone import Backbone
 
 
 @dataclass
@@ -26,10 +32,19 @@ class PooledPixels:
     dim: int = 16
     encoded: list[int] = field(default_factory=list)
 
-    def encode_inputs(self, pixels: NDArray[np.float32]) -> Features:
-        self.encoded.append(len(pixels))
-        blocks = pixels[:, 0].reshape(-1, 4, 7, 4, 7).mean(axis=(2, 4)).reshape(-1, 16)
+    def encode_squares(self, squares: Sequence[NDArray[np.float32]]) -> Features:
+        self.encoded.append(len(squares))
+        grey = np.stack([square if square.ndim == 2 else square.mean(axis=2) for square in squares])
+        blocks = grey.reshape(-1, 4, 7, 4, 7).mean(axis=(2, 4)).reshape(-1, 16) + 0.01
         return Features(blocks, np.tile(blocks, (1, 3)))
+
+
+@pytest.fixture(scope="session")
+def real_backbone() -> Backbone:
+    """The default backbone, loaded once: it takes seconds."""
+    from shared.vision.backbone import load_backbone
+
+    return load_backbone(VisionSettings(device="cpu", batch_size=4))
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from shared.health import Health
 from shared.pixels import PixelLimits
 from shared.settings import QdrantSettings, VisionSettings
 from shared.vector_index.memory import MemoryIndex
-from shared.vision.backbone import load_backbone
 
 
 @pytest.mark.parametrize(
@@ -43,8 +42,8 @@ def test_without_a_vector_engine_the_step_is_not_built(tmp_path):
         app.build_step(settings, LocalArchive(tmp_path), Progress(Health()))
 
 
-def test_a_study_goes_through_the_real_backbone_from_a_local_archive(tmp_path):
-    backbone = load_backbone(VisionSettings(device="cpu", batch_size=4))
+def test_a_study_goes_through_the_real_backbone_from_a_local_archive(tmp_path, real_backbone):
+    backbone = real_backbone
     archive, index = LocalArchive(tmp_path), MemoryIndex(backbone.dim)
     step = EmbedStudy(archive, backbone, (made_up_task(backbone.id, backbone.dim),), index, PixelLimits())
     received = archive_study(archive, slices(5))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from embedder_studies import STUDY, SeriesSpec, archive_study, dicom, made_up_task, report, slices
+from pydicom import dcmread
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import RLELossless
 
 from services.embedder.ports import StoppingError
-from services.embedder.survey import evenly
-from shared.archive import diagnosis_key
+from shared.archive import LocalArchive, diagnosis_key
 from shared.errors import (
     ArchiveObjectCorruptError,
     ArchiveObjectMissingError,
@@ -21,9 +24,12 @@ from shared.errors import (
 from shared.events import Decision, StudyDiagnosed
 from shared.ids import point_id
 from shared.pixels import PixelLimits
+from shared.pixels.pool_frames import DecodeInProcess
 from shared.vector_index.memory import MemoryIndex
 from shared.vector_index.port import AnyOf, Filter
 from shared.vision.features import Features
+from shared.vision.frame_policy import evenly
+from shared.vision.heads import Familiarity
 
 
 def points(index):
@@ -198,7 +204,7 @@ def test_a_corrupt_object_is_an_error_and_nothing_is_stored(embed, archive, inde
     data = bytearray(archive.get(key))
     data[-1] ^= 1
     archive.put(key, bytes(data))
-    with pytest.raises(ArchiveObjectCorruptError, match="sha256"):
+    with pytest.raises(ArchiveObjectCorruptError, match="SHA-256"):
         embed(received)
     assert index.count() == 0
 
@@ -290,8 +296,8 @@ def test_skips_beyond_the_limit_are_counted(embed, archive):
 
 def test_features_that_are_not_finite_are_an_error(embed, archive, encoder, index):
     class Broken(type(encoder)):
-        def encode_inputs(self, pixels):
-            return Features(np.full((len(pixels), 16), np.nan, np.float32), np.zeros((len(pixels), 16), np.float32))
+        def encode_squares(self, squares):
+            return Features(np.full((len(squares), 16), np.nan, np.float32), np.zeros((len(squares), 48), np.float32))
 
     with pytest.raises(InvalidVectorError):
         replace(embed, encoder=Broken())(archive_study(archive, slices(1)))
@@ -318,4 +324,114 @@ def test_a_stop_ends_the_work_as_a_transient_error(embed, archive, index):
 
     with pytest.raises(StoppingError):
         replace(embed, on_progress=stopping)(archive_study(archive, slices(2)))
+    assert index.count() == 0
+
+
+def with_broken_frames(sop: str, *broken: int, frames: int = 4) -> bytes:
+    """A multi-frame object in RLE of which some frames are rubbish."""
+    dataset = dcmread(io.BytesIO(dicom(sop, frames=frames)))
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    streams = list(generate_frames(dataset.PixelData, number_of_frames=frames))
+    for number in broken:
+        streams[number - 1] = b"rubbish "
+    dataset.PixelData = encapsulate(streams)
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    return buffer.getvalue()
+
+
+def test_a_frame_that_cannot_be_decoded_is_reported_and_the_others_are_judged(embed, archive, index):
+    series = SeriesSpec({"1.2.826.1.4": with_broken_frames("1.2.826.1.4", 2)}, {"1.2.826.1.4": 4})
+    (event,) = embed(archive_study(archive, series))
+    assert event.decision is Decision.FINDING
+    assert event.partial
+    assert event.skipped == ()
+    (failed,) = event.frames_failed
+    assert (failed.sop_instance_uid, failed.frame_number, failed.reason) == ("1.2.826.1.4", 2, "undecodable")
+    assert event.reason.endswith("1 frames could not be decoded")
+    assert sorted(point.payload.frame_number for point in points(index)) == [1, 3, 4]
+
+
+def test_an_object_without_a_readable_frame_is_skipped_and_its_frames_are_listed(embed, archive, index):
+    series = slices(2)
+    series.objects["1.2.826.1.4"] = with_broken_frames("1.2.826.1.4", 1, 2, frames=2)
+    series.frames["1.2.826.1.4"] = 2
+    (event,) = embed(archive_study(archive, series))
+    assert [(skip.sop_instance_uid, skip.reason) for skip in event.skipped] == [("1.2.826.1.4", "undecodable")]
+    assert [frame.frame_number for frame in event.frames_failed] == [1, 2]
+    assert event.frames_embedded == index.count() == 2
+
+
+def test_each_series_has_a_score_of_its_own(embed, archive):
+    other = slices(3, prefix="1.2.826.1.2", seed=40)
+    (event,) = embed(archive_study(archive, slices(5), other))
+    assert [(score.series_instance_uid, score.frames) for score in event.series] == [
+        ("1.2.826.1.1", 5),
+        ("1.2.826.1.2", 3),
+    ]
+    for score in event.series:
+        assert score.label == "lesion"
+        assert score.probabilities["lesion"] == score.probability
+        assert sum(score.probabilities.values()) == pytest.approx(1.0)
+
+
+def test_every_class_has_an_interval_over_the_frames(embed, archive):
+    (event,) = embed(archive_study(archive, slices(5)))
+    for entry in event.classes:
+        assert entry.low <= entry.probability <= entry.high
+    (alone,) = embed(archive_study(archive, slices(1), study="1.2.827"))
+    assert [(entry.low, entry.high) for entry in alone.classes] == [(None, None)] * 2
+
+
+def test_a_study_unlike_the_training_images_says_how_far_and_in_words(embed, archive, encoder):
+    task = made_up_task(encoder.id, encoder.dim, ood_distance_above=2.0)
+    rows = np.eye(4 * encoder.dim, dtype=np.float32)[:2]
+    far = Familiarity(rows, np.full(2, 1e-3, np.float32), 1e-3)
+    near = Familiarity(rows, np.full(2, 1e3, np.float32), 1e3)
+    for familiarity, decision in ((far, Decision.OUT_OF_DISTRIBUTION), (near, Decision.FINDING)):
+        knowing = replace(task, head=replace(task.head, familiarity=familiarity))
+        (event,) = replace(embed, tasks=(knowing,))(archive_study(archive, slices(3)))
+        assert event.decision is decision
+        assert event.out_of_distribution.limit == 2.0
+        assert event.out_of_distribution.kind
+        assert (event.out_of_distribution.distance > 2.0) is (decision is Decision.OUT_OF_DISTRIBUTION)
+        if decision is Decision.OUT_OF_DISTRIBUTION:
+            assert "unlike the training images" in event.reason
+            assert "limit 2.00" in event.reason
+            assert event.label is None
+
+
+def test_the_event_names_the_head_and_its_card_by_hash_and_tells_where_the_time_went(embed, archive):
+    task = replace(embed.tasks[0], head_sha256="a" * 64, card_sha256="b" * 64)
+    (event,) = replace(embed, tasks=(task,))(archive_study(archive, slices(3)))
+    assert event.model_card.model_dump() == {"task": "brain-mr", "head_sha256": "a" * 64, "card_sha256": "b" * 64}
+    seconds = event.timing.model_dump()
+    assert set(seconds) == {"survey_s", "decode_s", "encode_s", "embed_s", "judge_s", "index_s"}
+    assert all(0 < value <= event.duration_s for value in seconds.values())
+    assert seconds["survey_s"] + seconds["embed_s"] + seconds["judge_s"] + seconds["index_s"] <= event.duration_s
+
+
+def test_an_object_is_fetched_once_from_a_store_across_the_network(embed, archive, monkeypatch):
+    received = archive_study(archive, slices(4))
+    fetched: list[str] = []
+    get = type(archive).get
+    monkeypatch.setattr(type(archive), "get", lambda self, key: fetched.append(key) or get(self, key))
+    embed(received)
+    instances = [key for key in fetched if key.startswith("instances/")]
+    assert len(instances) == len(set(instances)) == 4
+
+
+def test_an_object_that_changes_between_survey_and_decoding_is_an_error(embed, tmp_path, encoder, index):
+    archive = LocalArchive(tmp_path)
+    received = archive_study(archive, slices(2))
+
+    class Tampering(DecodeInProcess):
+        def objects(self, requests):
+            for request in list(requests):
+                request.source.write_bytes(request.source.read_bytes() + b"\0")
+                yield from super().objects([request])
+
+    decoder = Tampering(encoder.input_size_px, PixelLimits())
+    with pytest.raises(ArchiveObjectCorruptError, match="SHA-256"):
+        replace(embed, archive=archive, decoder=decoder)(received)
     assert index.count() == 0

@@ -21,7 +21,8 @@ from shared import ids
 from shared.archive import MemoryArchive, instance_key, manifest_key
 from shared.events import ClassScore, Decision, EvidenceFrame, StudyDiagnosed
 from shared.pixels import PixelLimits
-from shared.vision.backbone import Backbone
+from shared.settings import VisionSettings
+from shared.vision.backbone import Backbone, load_backbone
 from shared.vision.heads import LinearHead
 from shared.vision.tasks import ExplainPolicy, Task, TaskClass, TaskDefinition
 
@@ -31,7 +32,7 @@ DIM = 32
 
 
 @pytest.fixture(scope="session")
-def backbone() -> Backbone:
+def backbone(tmp_path_factory) -> Backbone:
     torch.manual_seed(3)
     config = Dinov2Config(
         hidden_size=DIM, num_hidden_layers=2, num_attention_heads=4, patch_size=8, image_size=48, mlp_ratio=2
@@ -40,7 +41,10 @@ def backbone() -> Backbone:
     for module in model.modules():
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
             torch.nn.init.normal_(module.weight, std=0.15)
-    return Backbone("tiny@0", model.eval().requires_grad_(False), torch.device("cpu"), 48, 8)
+    folder = tmp_path_factory.mktemp("backbone") / "tiny"
+    model.save_pretrained(folder)
+    settings = VisionSettings(backbone=str(folder), input_size_px=48, device="cpu", precision="float32")
+    return replace(load_backbone(settings), id="tiny@0")
 
 
 @pytest.fixture(scope="session")

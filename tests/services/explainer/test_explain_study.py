@@ -218,7 +218,7 @@ def test_nothing_is_announced_if_a_file_cannot_be_stored(step, archive, diagnose
 
 
 def test_a_head_that_gives_nan_is_permanent(step, diagnosed, backbone):
-    broken = replace(backbone, model=_with_nan(backbone.model))
+    broken = replace(backbone, load_model=lambda: _with_nan(backbone.model))
 
     with pytest.raises(NotExplainableError):
         replace(step, explainer=VitCxExplainer(broken, ExplainerSection()))(diagnosed)

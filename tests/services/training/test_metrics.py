@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from services.training.metrics import balanced_accuracy, expected_calibration_error, measure
 
@@ -46,3 +47,35 @@ def test_nothing_answered_has_no_accuracy() -> None:
     metrics = measure(np.array([[0.6, 0.4]]), np.array([0]), LABELS, subjects=np.arange(1), abstain_below=0.9)
     assert metrics.coverage == 0
     assert metrics.accuracy_answered is None
+
+
+def test_all_right_is_not_certainty() -> None:
+    probabilities = np.repeat([[0.9, 0.1]], 20, axis=0)
+    metrics = measure(probabilities, np.zeros(20, int), LABELS, subjects=np.arange(20), abstain_below=0)
+    assert metrics.accuracy.value == 1.0
+    assert metrics.accuracy.low == pytest.approx(0.025 ** (1 / 20), abs=1e-3)
+    few_patients = measure(probabilities, np.zeros(20, int), LABELS, subjects=np.arange(20) // 5, abstain_below=0)
+    assert few_patients.patients == 4
+    assert few_patients.accuracy.low < metrics.accuracy.low
+
+
+def test_findings_are_summed_against_the_rest() -> None:
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 3, 90)
+    probabilities = rng.dirichlet(np.ones(3), 90)
+    probabilities[np.arange(90), classes] += 0.5
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    finding = np.array([False, True, True])
+    metrics = measure(
+        probabilities, classes, ("n", "a", "b"), subjects=np.arange(90), abstain_below=0, finding=finding, draws=100
+    )
+    assert metrics.auroc_finding is not None
+    assert metrics.auroc_finding.value == pytest.approx(
+        roc_auc_score(classes > 0, probabilities[:, 1:].sum(axis=1)), abs=1e-4
+    )
+    assert metrics.auroc_macro is not None
+    assert metrics.auroc_macro.value == pytest.approx(
+        roc_auc_score(classes, probabilities, multi_class="ovr"), abs=1e-4
+    )
+    assert metrics.ece_interval is not None
+    assert metrics.ece == metrics.ece_interval.value

@@ -19,7 +19,7 @@ def small_backbone(tmp_path: Path, request: pytest.FixtureRequest) -> Backbone:
 @pytest.fixture(scope="session")
 def default_settings() -> VisionSettings:
     """The default backbone, converted into the user's cache as in use."""
-    return VisionSettings(device="cpu", batch_size=4)
+    return VisionSettings(device="cpu", batch_size=4, precision="float32")
 
 
 @pytest.fixture(scope="session")

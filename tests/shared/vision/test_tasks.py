@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -71,6 +72,14 @@ def test_a_task_is_loaded_with_its_classes_in_the_order_of_the_head(tmp_path):
     assert task.card == {"task": "brain-mr"}
 
 
+def test_a_task_names_its_frames_and_knows_its_files_by_hash(tmp_path):
+    folder = write_task(tmp_path, frames={"policy": "every", "every": 3})
+    task = load_task(folder)
+    assert (task.definition.frames.policy, task.definition.frames.every) == ("every", 3)
+    assert task.head_sha256 == hashlib.sha256((folder / "head.safetensors").read_bytes()).hexdigest()
+    assert task.card_sha256 == hashlib.sha256((folder / "model-card.json").read_bytes()).hexdigest()
+
+
 def test_the_names_are_read_without_loading(tmp_path):
     for name in ("b-task", "a-task"):
         (tmp_path / name).mkdir()
@@ -126,6 +135,7 @@ def test_a_task_that_comes_with_similis_is_left_out_under_another_backbone(tmp_p
         {"classes": [{"label": "one", "is_finding": True}]},
         {"abstain_below": 1.5},
         {"explain": {"policy": "sometimes"}},
+        {"frames": {"policy": "every"}},
     ],
 )
 def test_a_definition_that_is_not_valid_is_an_error(tmp_path, changes):

@@ -1,0 +1,60 @@
+"""`python -m bench.embedder`: measure, print tables, keep the JSON, draw the plot."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from bench.embedder import report
+from bench.embedder.benchmark import KNOWN_MODELS, measure
+from bench.embedder.results import Plan, Results
+from shared.errors import SimilisError
+
+CHECKOUT: Final = Path(__file__).resolve().parents[2]
+QUICK: Final = Plan(models=("S",), images=8, repeats=2, is_compiled=False, has_start_up=False)
+
+
+def main(
+    models: Annotated[str | None, typer.Option(help="S, B, L, such as S,B.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Slices in each run.")] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Blocks of runs.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Whether it works, not how fast.")] = False,
+    soak: Annotated[int, typer.Option(min=0, help="Also watch the memory over so many frames, such as 20000.")] = 0,
+    compiled: Annotated[bool | None, typer.Option("--compiled/--eager", help="Also the compiled forward.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Where to keep every run.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Where to draw a PNG or SVG.")] = None,
+    from_json: Annotated[Path | None, typer.Option(help="Measure nothing: show what was kept by --json.")] = None,
+) -> None:
+    """Measure the embedder from DICOM file to embedding beside the stock pipeline, on this machine and in one run."""
+    names = tuple(models.split(",")) if models else None
+    if unknown := set(names or ()) - set(KNOWN_MODELS):
+        raise typer.BadParameter(", ".join(sorted(unknown)), param_hint="--models")
+    given = {"models": names, "images": images, "repeats": repeats, "is_compiled": compiled, "soak_frames": soak}
+    plan = Plan.model_validate(
+        (QUICK if quick else Plan()).model_dump() | {name: value for name, value in given.items() if value is not None}
+    )
+    if from_json is None:
+        with tempfile.TemporaryDirectory(prefix="similis-bench-") as work:
+            results = measure(
+                plan, checkout=CHECKOUT, work=Path(work), progress=lambda text: print(text, file=sys.stderr, flush=True)
+            )
+    else:
+        results = Results.model_validate_json(from_json.read_text())
+    if json is not None:
+        json.parent.mkdir(parents=True, exist_ok=True)
+        json.write_text(results.model_dump_json(indent=1) + "\n")
+    if plot is not None:
+        report.draw(results, plot)
+    print(report.markdown(results))
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except SimilisError as error:
+        print(f"bench.embedder: {error}", file=sys.stderr)
+        sys.exit(1)

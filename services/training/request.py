@@ -1,0 +1,171 @@
+"""What `similis train` was asked for: to a definition, a dataset and options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.training.calibration import Aim
+from services.training.cases import Case, Dataset, DatasetError
+from services.training.fit import Grouping
+from services.training.folder_dataset import LabelledFile, folder_dataset, image_file, labelled_dataset
+from services.training.labels_file import read_labels_file, split_of
+from services.training.phantom_dataset import held_out_cases, phantom_dataset
+from services.training.phantoms import recipe
+from services.training.recipe import PhantomRecipe
+from services.training.settings import TrainSettings
+from services.training.train_options import TrainOptions
+from shared.archive import open_archive
+from shared.errors import ConfigurationError
+from shared.vision.tasks import BUILT_IN, TaskDefinition, load_definition, read_definition
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The command's arguments, see `command_line.train_command`."""
+
+    task: str
+    tasks_dir: Path
+    folder: Path | None = None
+    layout: str | None = None
+    labels: Path | None = None
+    archive: bool = False
+    phantom: bool = False
+    definition: Path | None = None
+    out: Path | None = None
+    seed: int = 0
+    aim: Aim = "accuracy"
+    target: float = 0.9
+    grouped_by: Grouping = "patient"
+    drop_duplicates: bool = False
+    subjects: int = 400
+    contrast: float = 4.0
+    hold_out: Sequence[str] = ()
+    held_out_subjects: int = 80
+    licence: str = "not stated"
+    shortcuts: bool = True
+
+    def options(self) -> TrainOptions:
+        """How to train.
+
+        Raises:
+            ConfigurationError: the target is no share.
+        """
+        if not 0 < self.target < 1:
+            raise ConfigurationError(f"--{self.aim} must lie between 0 and 1, not at {self.target:g}")
+        return TrainOptions(
+            seed=self.seed,
+            grouped_by=self.grouped_by,
+            aim=self.aim,
+            target=self.target,
+            drop_duplicates=self.drop_duplicates,
+            shortcuts=self.shortcuts,
+            licence=self.licence,
+            rebuild=self.rebuild(),
+        )
+
+    def rebuild(self) -> str:
+        """The command again, without paths: they may name people."""
+        words = [f"similis train {self.task}"]
+        if self.phantom:
+            words.append(f"--phantom --subjects {self.subjects} --contrast {self.contrast:g}")
+            words += [f"--hold-out {source}" for source in self.hold_out]
+        words += ["--from FOLDER"] if self.folder else []
+        words += [f"--layout {self.layout}"] if self.layout else []
+        words += ["--archive"] if self.archive else []
+        words += ["--labels FILE"] if self.labels else []
+        words += ["--definition FILE"] if self.definition else []
+        words.append(f"--seed {self.seed} --{self.aim} {self.target:g}")
+        words += [f"--group-by {self.grouped_by}"] if self.grouped_by != "patient" else []
+        words += ["--drop-duplicates"] if self.drop_duplicates else []
+        return " ".join(words)
+
+
+def definition_of(request: Request) -> TaskDefinition:
+    """The task to train: the given file's, the phantom recipe's, or that of the task as it is installed.
+
+    Raises:
+        ConfigurationError: there is none, or it is another task's.
+    """
+    if request.definition is not None:
+        definition = read_definition(request.definition)
+        if definition.name != request.task:
+            raise ConfigurationError(f"--definition is of the task {definition.name}, not {request.task}")
+        return definition
+    if request.phantom:
+        title = f"{request.task}, phantom classes (research use only)"
+        return TaskDefinition.model_validate(
+            {"name": request.task, "title": title, **_recipe(request.task).definition()}
+        )
+    for tasks_dir in (request.tasks_dir, BUILT_IN):
+        folder = tasks_dir / request.task
+        if folder.is_dir():
+            return load_definition(folder)
+    raise ConfigurationError(f"there is no task {request.task} yet: describe it in a task.yaml and give --definition")
+
+
+def dataset_of(request: Request, definition: TaskDefinition, settings: TrainSettings) -> Dataset:
+    """The labelled cases.
+
+    Raises:
+        ConfigurationError: not exactly one origin is given.
+        DatasetError: the labels or the images cannot be used.
+    """
+    origins = [request.folder is not None, request.archive, request.phantom]
+    if sum(origins) != 1:
+        raise ConfigurationError("give one of --from FOLDER, --archive and --phantom")
+    if request.phantom:
+        return phantom_dataset(
+            _recipe(request.task),
+            subjects=request.subjects,
+            seed=request.seed,
+            contrast=request.contrast,
+            hold_out=request.hold_out,
+        )
+    if request.folder is not None:
+        if request.layout is None:
+            return folder_dataset(request.folder, definition, request.labels)
+        return labelled_dataset(
+            request.folder, _files_of_layout(request.layout, request.folder, definition), definition, request.layout
+        )
+    if request.labels is None:
+        raise ConfigurationError("--archive needs --labels: a CSV of study or SOP Instance UIDs")
+    from services.training.archive_dataset import archive_dataset
+
+    rows = read_labels_file(request.labels, tuple(entry.label for entry in definition.classes))
+    return archive_dataset(open_archive(settings.archive), rows, definition)
+
+
+def held_out_of(request: Request) -> Mapping[str, Sequence[Case]]:
+    """Fresh subjects on each source that is held out, by title."""
+    return {
+        f"Source never seen: {source}": held_out_cases(
+            _recipe(request.task),
+            source,
+            subjects=request.held_out_subjects,
+            seed=request.seed,
+            contrast=request.contrast,
+        )
+        for source in request.hold_out
+    }
+
+
+def _files_of_layout(layout: str, folder: Path, definition: TaskDefinition) -> list[LabelledFile]:
+    from services.training.layouts import read_layout
+
+    found = []
+    for path, label, patient, split in read_layout(layout, folder):
+        file = image_file(folder, path, definition)
+        if file is None:
+            raise DatasetError(f"{path.relative_to(folder)} is no image that {definition.name} takes")
+        study = file.study or file.path.as_posix()
+        found.append(LabelledFile(file, study, label, patient or file.patient, split_of(split), file.subgroup))
+    return found
+
+
+def _recipe(task: str) -> PhantomRecipe:
+    try:
+        return recipe(task)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error

@@ -1,0 +1,223 @@
+"""Train a task: nothing goes live, a candidate comes of it.
+
+encode ─▶ refuse leaks ─▶ fit (training) ─▶ calibrate ─▶ measure (test, held out) ─▶ candidate
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from services.training.calibration import calibrate_scores, calibrated, operating_point
+from services.training.case_features import CaseEncoder, CaseFeatures, Encoder, Progress, frame_choice
+from services.training.cases import SPLITS, Case, Dataset, SplitName
+from services.training.describe import Described, card_of
+from services.training.figures import card_figures
+from services.training.fit import Probe, case_classes, case_logits, fit_probe
+from services.training.leakage import Leak, find_leaks, refuse_leaks, without_leaks
+from services.training.lens import can_fit_lens, fit_lens_of
+from services.training.model_card import ModelCard
+from services.training.neighbours import fit_neighbours
+from services.training.splits import check_parts, split_cases
+from services.training.task_space import fit_projection
+from services.training.train_options import TrainOptions
+from services.training.unfamiliar import fit_familiarity, study_distance
+from services.training.versions import CARD_FILE, DEFINITION_FILE, HEAD_FILE, MARKDOWN_FILE
+from shared.pixels import PixelLimits
+from shared.vision.familiarity import limit_of
+from shared.vision.heads import LinearHead
+from shared.vision.patch_lens import PatchLens
+from shared.vision.tasks import TaskDefinition
+
+_STEPS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A candidate, in memory.
+
+    Attributes:
+        figures: PNG bytes by file name.
+    """
+
+    definition: TaskDefinition
+    head: LinearHead
+    card: ModelCard
+    figures: Mapping[str, bytes]
+
+    def write(self, folder: Path) -> None:
+        """Write the task's files into `folder`."""
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
+        self.head.save(folder / HEAD_FILE)
+        (folder / DEFINITION_FILE).write_bytes(_definition_bytes(self.definition))
+        (folder / CARD_FILE).write_text(self.card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        (folder / MARKDOWN_FILE).write_text(self.card.markdown(), encoding="utf-8")
+        for name, data in self.figures.items():
+            (folder / "figures" / name).write_bytes(data)
+
+
+def train_task(
+    definition: TaskDefinition,
+    dataset: Dataset,
+    backbone: Encoder,
+    options: TrainOptions,
+    *,
+    held_out: Mapping[str, Sequence[Case]] | None = None,
+    cache_dir: Path | None = None,
+    limits: PixelLimits | None = None,
+    progress: Progress | None = None,
+) -> Trained:
+    """Fit, calibrate and measure a head. Nothing is written but the cache. Blocks for minutes.
+
+    Args:
+        definition: The task; its limits are chosen anew.
+        dataset: Labelled cases.
+        backbone: Frozen.
+        options: How to train.
+        held_out: More cases to measure on, by title: a source that training never saw.
+        cache_dir: Where features are kept; None: nowhere.
+        limits: Of what is decoded.
+        progress: Called as work goes on.
+
+    Raises:
+        DatasetError: the cases cannot train a head, or leak between splits.
+        WeightsError: a fitted value is not finite.
+    """
+    labels = tuple(entry.label for entry in definition.classes)
+    finding = np.array([entry.is_finding for entry in definition.classes], np.bool_)
+
+    choose = frame_choice(definition)
+
+    def step(done: int) -> None:
+        if progress:
+            progress("fitting and measuring", done, _STEPS)
+
+    drawn, how = split_cases(dataset.cases, options.seed)
+    encoder = CaseEncoder(backbone, cache_dir, limits, keep_patches=dataset.has_masks)
+    parts, leaks, moved = _without_leaks(
+        {name: encoder.encode(drawn[name], choose=choose, title=name, progress=progress) for name in SPLITS},
+        drop_duplicates=options.drop_duplicates,
+    )
+    step(0)
+    parts, probe = _probe(parts, definition.name, labels, finding, backbone.id, options)
+    training, calibration = parts["training"], parts["calibration"]
+    step(1)
+    reader = CaseEncoder(backbone, cache_dir, limits, lens=probe.head.lens)
+    elsewhere = {
+        title: reader.encode(cases, choose=choose, title=title, progress=progress)
+        for title, cases in (held_out or {}).items()
+    }
+    neighbours = fit_neighbours(training, labels, finding, options.seed)
+    space = fit_projection(training, probe.rows, labels, probe.head, finding, options.seed)
+    step(2)
+    scores, classes = case_logits(probe.head, calibration, finding), case_classes(calibration, labels)
+    if options.cross_fitted:
+        scores = np.concatenate([probe.left_out, scores])
+        classes = np.concatenate([case_classes(training, labels), classes])
+    fitted = calibrate_scores(scores, classes, finding)
+    head = replace(
+        calibrated(probe.head, fitted, finding),
+        projection=space.projection,
+        familiarity=fit_familiarity(probe.head, probe.rows.joined),
+    )
+    probabilities = head.probabilities(scores + np.where(finding, 0.0, fitted.offset))
+    point = operating_point(probabilities, classes, finding, options.aim, options.target)
+    distances = [study_distance(head, case) for case in calibration]
+    definition = definition.model_copy(
+        update={
+            "abstain_below": point.abstain_below,
+            "ood_distance_above": round(limit_of(distances), 4),
+        }
+    )
+    card = card_of(
+        Described(
+            definition=definition,
+            definition_sha256=hashlib.sha256(_definition_bytes(definition)).hexdigest(),
+            head=head,
+            kind=dataset.kind,
+            description=dataset.description,
+            patients_known=dataset.patients_known,
+            split=how,
+            parts=parts,
+            leaks=leaks,
+            moved=moved,
+            held_out=elsewhere,
+            probe=probe,
+            neighbours=neighbours,
+            space=space,
+            calibration=fitted,
+            scores=scores,
+            classes=classes,
+            point=point,
+            options=options,
+        )
+    )
+    step(3)
+    test = parts["test"]
+    figures = card_figures(
+        head.probabilities(case_logits(head, test, finding)),
+        case_classes(test, labels),
+        labels,
+        f"{definition.name}, test",
+    )
+    step(4)
+    return Trained(definition, head, card, figures)
+
+
+def _probe(
+    parts: dict[SplitName, list[CaseFeatures]],
+    task: str,
+    labels: tuple[str, ...],
+    finding: NDArray[np.bool_],
+    backbone_id: str,
+    options: TrainOptions,
+) -> tuple[dict[SplitName, list[CaseFeatures]], Probe]:
+    """The likeliest probe: on the joined features, or where masks are known on a patch lens, alone or beside them.
+
+    Returns:
+        The parts as the probe reads them, and the probe.
+    """
+    lens: PatchLens | None = None
+    if can_fit_lens(parts["training"], labels, finding):
+        found = fit_lens_of({name: parts[name] for name in SPLITS}, labels, finding, options.grouped_by, options.seed)
+        lens, parts = found.lens, {name: found.parts[name] for name in SPLITS}
+    probes = [
+        fit_probe(
+            parts["training"],
+            task=task,
+            labels=labels,
+            finding=finding,
+            backbone_id=backbone_id,
+            grouping=options.grouped_by,
+            seed=options.seed,
+            fitted_frames=options.fitted_frames,
+            lens=lens,
+            lens_alone=alone,
+        )
+        for alone in ((True, False) if lens else (False,))
+    ]
+    return parts, min(probes, key=lambda probe: probe.loss)
+
+
+def _without_leaks(
+    parts: dict[SplitName, list[CaseFeatures]], *, drop_duplicates: bool
+) -> tuple[dict[SplitName, list[CaseFeatures]], list[Leak], int]:
+    leaks = find_leaks(parts)
+    if not drop_duplicates:
+        refuse_leaks(leaks)
+        return parts, leaks, 0
+    parts, moved = without_leaks(parts, leaks)
+    check_parts({name: [features.case for features in cases] for name, cases in parts.items()})
+    return parts, leaks, moved
+
+
+def _definition_bytes(definition: TaskDefinition) -> bytes:
+    values = definition.model_dump(mode="json", exclude_none=True)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True).encode()

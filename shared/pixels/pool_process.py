@@ -1,0 +1,213 @@
+"""One decode worker, seen from the service: start it, give it an object, take its frames, end it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from socket import socketpair
+from typing import Any, Final
+
+import shared
+from shared import errors
+from shared.pixels.frame import FrameError
+from shared.pixels.limits import PixelLimits
+from shared.pixels.pool_frames import DIED, TIMED_OUT, DecodeRequest, PreparedFrame
+from shared.pixels.pool_memory import FrameSlots, anonymous_file, shrink_object, write_object
+from shared.pixels.pool_worker import GO_ON, STOP, WorkerSpec
+
+START_TIMEOUT_S: Final = 60.0
+LONGEST_MESSAGE_BYTES: Final = 64 * 1024
+
+_KEPT_VARIABLES: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "TMPDIR", "VIRTUAL_ENV")
+
+_ERRORS: Final = {
+    error.__name__: error
+    for error in (
+        errors.ArchiveObjectMissingError,
+        errors.ArchiveUnavailableError,
+        errors.ArchiveObjectCorruptError,
+        errors.NotAnImageError,
+        errors.UndecodablePixelsError,
+        errors.OversizedPixelsError,
+    )
+}
+
+
+class WorkerLostError(Exception):
+    """The worker ended or did not answer in time; it is to be replaced.
+
+    Attributes:
+        reason: `DIED` or `TIMED_OUT`.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """What every worker of a pool is started with.
+
+    Attributes:
+        command: The program; its last argument will be the specification.
+        memory_bytes: Address space that a worker may take beyond what it has at its start; 0: no limit.
+    """
+
+    size_px: int
+    limits: PixelLimits
+    timeout_s: float
+    memory_bytes: int
+    command: tuple[str, ...] = (sys.executable, "-P", "-m", "shared.pixels.pool_worker")
+
+
+class DecodeProcess:
+    """A worker process. Used by one thread at a time; its starter must live as long as it (prctl(2))."""
+
+    def __init__(self, options: WorkerOptions) -> None:
+        """Start it, without waiting for it."""
+        self._options = options
+        size_px = options.size_px
+        ours, theirs = socketpair()
+        slots = anonymous_file(FrameSlots.size_bytes(size_px), fixed=True)
+        self._object = anonymous_file(0, fixed=False)
+        try:
+            spec = WorkerSpec(
+                parent_pid=os.getpid(),
+                socket=theirs.fileno(),
+                slots=slots,
+                object=self._object,
+                size_px=size_px,
+                timeout_s=options.timeout_s,
+                memory_bytes=options.memory_bytes,
+                limits=asdict(options.limits),
+            )
+            self._process = subprocess.Popen(
+                [*options.command, json.dumps(asdict(spec))],
+                pass_fds=(theirs.fileno(), slots, self._object),
+                stdin=subprocess.DEVNULL,
+                # A decoder's own messages may quote the image's header.
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=_environment(),
+            )
+            self._slots = FrameSlots(slots, size_px)
+        finally:
+            theirs.close()
+            os.close(slots)
+        self._connection = Connection(ours.detach())
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def wait_until_ready(self) -> None:
+        """Return once it can take an object.
+
+        Raises:
+            WorkerLostError: it ended, or took longer than `START_TIMEOUT_S`.
+        """
+        self._receive(START_TIMEOUT_S)
+
+    def frames(self, request: DecodeRequest) -> Generator[PreparedFrame | FrameError, None, None]:
+        """The object's frames, as `DecodedObject`. Closed early, the worker stops after at most two more frames.
+
+        Raises:
+            WorkerLostError: it ended, or a frame took longer than `timeout_s`.
+        """
+        self._begin(request)
+        while True:
+            answer = self._receive(self._options.timeout_s)
+            if "error" in answer:
+                raise _ERRORS.get(str(answer["error"]), errors.UndecodablePixelsError)(str(answer["message"]))
+            if "done" in answer:
+                break
+            try:
+                yield self._item(answer)
+            except GeneratorExit:
+                self._stop()
+                raise
+            self._send(GO_ON)
+        shrink_object(self._object)
+
+    def interrupt(self) -> None:
+        """End it at once, from any thread; the one that waits for it gets a WorkerLostError."""
+        self._process.kill()
+
+    def kill(self) -> None:
+        """End it at once and let go of everything it had."""
+        self._process.kill()
+        self._process.wait()
+        self._connection.close()
+        self._slots.close()
+        with contextlib.suppress(OSError):
+            os.close(self._object)
+
+    def _begin(self, request: DecodeRequest) -> None:
+        source = request.source
+        path, size_bytes = (str(source), 0) if isinstance(source, Path) else (None, len(source))
+        if isinstance(source, bytes):
+            write_object(self._object, source)
+        job = {
+            "path": path,
+            "size_bytes": size_bytes,
+            "sha256": request.sha256,
+            "key": request.key,
+            "frame_numbers": request.frame_numbers,
+        }
+        self._send(json.dumps(job).encode())
+
+    def _item(self, answer: dict[str, Any]) -> PreparedFrame | FrameError:
+        try:
+            if "failed" in answer:
+                return FrameError(int(answer["failed"]), str(answer["reason"]), str(answer["message"]))
+            square = self._slots.view(int(answer["slot"]), colour=bool(answer["colour"])).copy()
+            notes = tuple(str(note) for note in answer["notes"])
+            return PreparedFrame(int(answer["frame"]), square, notes, float(answer["seconds"]))
+        except (KeyError, TypeError, ValueError):
+            raise WorkerLostError(DIED) from None
+
+    def _stop(self) -> None:
+        """Tell it to leave the object, and read what it still sends: it is then ready for the next one."""
+        deadline = time.monotonic() + self._options.timeout_s
+        try:
+            self._send(STOP)
+            while not {"done", "error"} & self._receive(max(0.0, deadline - time.monotonic())).keys():
+                pass
+        except WorkerLostError:
+            self._process.kill()  # noticed, and replaced, at its next object
+
+    def _receive(self, timeout_s: float) -> dict[str, Any]:
+        try:
+            if not self._connection.poll(timeout_s):
+                raise WorkerLostError(TIMED_OUT)
+            answer = json.loads(self._connection.recv_bytes(LONGEST_MESSAGE_BYTES))
+        except (EOFError, OSError, ValueError):
+            raise WorkerLostError(DIED) from None
+        if not isinstance(answer, dict):
+            raise WorkerLostError(DIED)
+        return answer
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._connection.send_bytes(data)
+        except OSError:
+            raise WorkerLostError(DIED) from None
+
+
+def _environment() -> dict[str, str]:
+    """What a worker needs of the environment, no secret among it; this package found first, one thread a library."""
+    kept = {name: value for name, value in os.environ.items() if name in _KEPT_VARIABLES}
+    root = str(Path(shared.__file__).resolve().parent.parent)
+    found = os.pathsep.join(part for part in (root, kept.get("PYTHONPATH")) if part)
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return {**kept, **threads, "PYTHONPATH": found}

@@ -1,0 +1,61 @@
+"""A decode worker whose decoder is in trouble at some frames: `troubled_worker.py TROUBLE:FRAME,... SPEC`.
+
+hang      never returns
+die       is killed, as by the kernel when memory runs out
+abort     crashes in C
+gorge     asks for ever more memory
+wait      takes a tenth of a second
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+
+from shared.errors import UndecodablePixelsError
+from shared.pixels import pool_worker
+from shared.pixels.frame import FrameError
+from shared.pixels.pool_frames import decoded
+
+
+def troubled(data, frame_numbers, size_px, limits):
+    """As `decoded`, with the troubles of the command line."""
+    for number in frame_numbers:
+        for trouble in TROUBLES.get(number, ()):
+            match trouble:
+                case "hang":
+                    time.sleep(3600)
+                case "die":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case "abort":
+                    os.abort()
+                case "wait":
+                    time.sleep(0.1)
+                case "gorge":
+                    yield gorged(number)
+                    break
+        else:
+            yield from decoded(data, (number,), size_px, limits)
+
+
+def gorged(number):
+    """What becomes of a decoder that asks for too much: `guarded` gives its MemoryError this form."""
+    try:
+        np.empty((3 << 30,), np.uint8)
+    except MemoryError:
+        return FrameError(number, UndecodablePixelsError.__name__, "MemoryError")
+    raise AssertionError("there is no limit")
+
+
+TROUBLES: dict[int, list[str]] = {}
+for part in sys.argv.pop(1).split(","):
+    name, _, at = part.partition(":")
+    TROUBLES.setdefault(int(at or 0), []).append(name)
+
+if __name__ == "__main__":
+    pool_worker.decoded = troubled
+    pool_worker.main()
