@@ -194,9 +194,18 @@ class StudyDiagnosed(Event):
     )
 
     @classmethod
-    def identify(cls, study_instance_uid: str, revision: int, task: str, backbone_id: str, head_id: str | None) -> UUID:
-        """This event's deterministic id: a new model gives a new event."""
-        return ids.event_id(cls.event_type, study_instance_uid, revision, task, backbone_id, head_id or "")
+    def identify(
+        cls,
+        study_instance_uid: str,
+        revision: int,
+        task: str,
+        backbone_id: str,
+        head_id: str | None,
+        rules: str | None = None,
+    ) -> UUID:
+        """This event's deterministic id: a new model, or new `rules` by which the task judges, give a new event."""
+        parts = [] if rules is None else [rules]
+        return ids.event_id(cls.event_type, study_instance_uid, revision, task, backbone_id, head_id or "", *parts)
 
 
 class ExplanationMap(EventModel):

@@ -8,8 +8,10 @@ import json
 import logging
 import os
 import socket
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +27,9 @@ from shared.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
 
+# The work that the calling task, or its thread of `asyncio.to_thread`, is part of.
+_WORK: ContextVar[object | None] = ContextVar("work", default=None)
+
 
 @dataclass(slots=True)
 class Health:
@@ -32,22 +37,54 @@ class Health:
 
     `ready` is set once start-up is done. `checks` are named conditions for readiness. Work that may
     hang calls `progress()`; a service with work under way and no progress for `stuck_after_s` is
-    not alive.
+    not alive. Each `work()` counts by itself, so one that moves on does not hide one that hangs.
     """
 
     stuck_after_s: float = 1800.0
     clock: Callable[[], float] = time.monotonic
     ready: bool = False
     checks: dict[str, Callable[[], bool]] = field(default_factory=dict)
-    _busy_since: float | None = None
+    _busy_since: dict[object | None, float] = field(default_factory=dict)
+    _failed: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextlib.contextmanager
+    def work(self) -> Iterator[None]:
+        """Work under way, one of several. `progress` called within it, or in its threads, is its own."""
+        work = object()
+        with self._lock:
+            self._busy_since[work] = self.clock()
+        outer = _WORK.set(work)
+        try:
+            yield
+        finally:
+            _WORK.reset(outer)
+            with self._lock:
+                del self._busy_since[work]
 
     def progress(self, *, busy: bool) -> None:
-        """Note that work moved on; `busy` says whether some is still under way."""
-        self._busy_since = self.clock() if busy else None
+        """Note that work moved on. `busy` says whether it is still under way; within `work()` its end says that."""
+        work = _WORK.get()
+        with self._lock:
+            if work is None and not busy:
+                self._busy_since.pop(work, None)
+            elif work is None or work in self._busy_since:  # a thread may outlive its work
+                self._busy_since[work] = self.clock()
+
+    def fail(self) -> None:
+        """Say that the service cannot go on: it is not alive from now on."""
+        self._failed = True
+
+    @property
+    def failed(self) -> bool:
+        """Whether `fail` was called."""
+        return self._failed
 
     def is_alive(self) -> bool:
-        """False if work has been under way without progress for too long."""
-        return self._busy_since is None or self.clock() - self._busy_since < self.stuck_after_s
+        """False if some work has been under way without progress for too long, or the service failed."""
+        with self._lock:
+            oldest = min(self._busy_since.values(), default=None)
+        return not self._failed and (oldest is None or self.clock() - oldest < self.stuck_after_s)
 
     def failing(self) -> list[str]:
         """The names of what keeps the service from being ready."""

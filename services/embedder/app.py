@@ -37,7 +37,7 @@ MOST_DEFAULT_WORKERS: Final = 8
 
 
 def main() -> None:
-    """Run the embedder until SIGTERM or SIGINT; exit 2 if a setting is wrong."""
+    """Run the embedder until SIGTERM or SIGINT; exit 2 if a setting is wrong, 1 if the model's thread ended."""
     try:
         settings = EmbedderSettings()
         configure_logging(NAME, log_format=settings.log_format, level=settings.log_level)
@@ -52,13 +52,14 @@ async def run(settings: EmbedderSettings) -> None:
 
     Raises:
         ConfigurationError: the settings, the weights or a task cannot be used.
+        SystemExit: the model's thread ended; a new process must take over.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     health = Health(stuck_after_s=settings.embedder.stuck_after_s)
-    progress = Progress(health)
+    progress = Progress(health, lambda: _stop_from_thread(loop, stop))
     archive = open_archive(settings.archive)
     async with (
         monitoring_server(health, settings.monitoring.host, settings.monitoring.port) as url,
@@ -87,6 +88,12 @@ async def run(settings: EmbedderSettings) -> None:
         await stop.wait()
         health.ready = False
         log.info("stopping")
+    if health.failed:
+        raise SystemExit(1)
+
+
+def _stop_from_thread(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    loop.call_soon_threadsafe(stop.set)
 
 
 def build_step(settings: EmbedderSettings, archive: Archive, progress: Progress) -> EmbedStudy:
@@ -119,7 +126,7 @@ def build_step(settings: EmbedderSettings, archive: Archive, progress: Progress)
         on_progress=progress,
         # Last, since only a step that is built is closed.
         decoder=open_decoder(section, backbone.input_size_px, limits),
-        batches=SharedBatches(backbone, section.batch_wait_s),
+        batches=SharedBatches(backbone, section.batch_wait_s, check_stop=progress.check, on_failure=progress.fail),
     )
 
 

@@ -6,6 +6,7 @@ has more to add. So the wait bounds what one study's slow decoder costs another,
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -22,6 +23,8 @@ from services.embedder.ports import Encoder, Square, StoppingError
 from shared.errors import InvalidVectorError
 from shared.vision.features import Features
 
+log = logging.getLogger(__name__)
+
 # Batches of decoded frames that wait for the model; then the decoders wait.
 BATCHES_AHEAD: Final = 4
 
@@ -29,13 +32,34 @@ Reader = Callable[[Features], NDArray[np.float32]]
 """(N, F) of N frames' features: what a head reads. It is called at once, so that patch tokens need not be kept."""
 
 
+def _nothing() -> None:
+    return
+
+
 class SharedBatches:
     """The model, shared by the studies under way. Safe from several threads."""
 
-    def __init__(self, encoder: Encoder, wait_s: float = 0.25) -> None:
-        """Start the model's thread."""
+    def __init__(
+        self,
+        encoder: Encoder,
+        wait_s: float = 0.25,
+        *,
+        check_stop: Callable[[], None] = _nothing,
+        on_failure: Callable[[], None] = _nothing,
+    ) -> None:
+        """Start the model's thread.
+
+        Args:
+            encoder: The model.
+            wait_s: A frame's longest wait for its batch to fill.
+            check_stop: Called at least once a second while a study waits; what it raises ends the study.
+            on_failure: Called, in the model's thread, if that ends before `close`; then nothing can be encoded.
+        """
         self.encoder = encoder
         self._wait_s = wait_s
+        self._check_stop = check_stop
+        self._on_failure = on_failure
+        self._failed = False
         self._changed = threading.Condition()
         self._waiting: deque[_Row] = deque()
         self._adding = 0
@@ -68,6 +92,16 @@ class SharedBatches:
         self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except BaseException:
+            log.exception("the model's thread ended; nothing can be encoded any more")
+            with self._changed:
+                self._failed = True
+                self._changed.notify_all()
+            self._on_failure()
+
+    def _serve(self) -> None:
         while (batch := self._next()) is not None:
             metrics.BATCH_FILL.observe(len(batch) / self.encoder.batch_size)
             for part in self._encoded(batch):
@@ -95,14 +129,22 @@ class SharedBatches:
         for place, row in enumerate(batch):
             places.setdefault(row.study, []).append(place)
         try:
-            features = self.encoder.encode_squares([row.square for row in batch])
+            features = self._features(batch)
+            seconds = (time.perf_counter() - started) / len(batch)
+            return [
+                _read(study, features.frames(of_study), seconds * len(of_study)) for study, of_study in places.items()
+            ]
         except Exception as error:  # noqa: BLE001 - it is raised in the threads of the studies
             if len(places) == 1:
                 return [_Part(batch[0].study, error)]
             alone = ([batch[place] for place in of_study] for of_study in places.values())
             return [part for rows in alone for part in self._encoded(rows)]
-        seconds = (time.perf_counter() - started) / len(batch)
-        return [_read(study, features.frames(of_study), seconds * len(of_study)) for study, of_study in places.items()]
+
+    def _features(self, batch: Sequence[_Row]) -> Features:
+        features = self.encoder.encode_squares([row.square for row in batch])
+        if len(features.cls) != len(batch):
+            raise InvalidVectorError(f"the backbone gave {len(features.cls)} vectors for {len(batch)} frames")
+        return features
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +253,11 @@ class StudyRows:
     def _check(self) -> None:
         if self._error is not None:
             raise self._error
+        if self._batches._failed:
+            raise StoppingError("the model's thread ended; the embedder must start anew")
         if self._batches._closing:
             raise StoppingError("the embedder is stopping")
+        self._batches._check_stop()
 
     def _end_adding(self) -> None:
         if self._is_adding:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,6 +45,15 @@ class Embedded:
     def skipped(self) -> tuple[SkippedInstance, ...]:
         """Objects left out, and why."""
         return (*self.survey.skipped, *self.encoded.undecoded)
+
+
+def rules_of(task: Task) -> str:
+    """SHA-256 of what the task judges by besides its head: its definition, and the card that describes it.
+
+    Part of a diagnosis' identity, since a version may be promoted that differs only in these.
+    """
+    rules = {"definition": task.definition.model_dump(mode="json"), "card": task.card_sha256}
+    return hashlib.sha256(json.dumps(rules, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def compose(

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from services.embedder import metrics
 from services.embedder.batches import SharedBatches
-from services.embedder.compose_event import Embedded, compose, timed
+from services.embedder.compose_event import Embedded, compose, rules_of, timed
 from services.embedder.encode import EncodedStudy, encode_study
 from services.embedder.judge import Verdict, judge
 from services.embedder.points import foremost, holds_revision, points_of, replace_points
@@ -111,7 +111,7 @@ class EmbedStudy:
                 task,
                 verdict,
                 embedded,
-                event_id=self._event_id(received, *_named(task)),
+                event_id=self._event_id(received, task),
                 occurred_at=self.clock(),
                 backbone_id=self.encoder.id,
                 max_listed=self.max_listed_skips,
@@ -148,15 +148,16 @@ class EmbedStudy:
         return manifest
 
     def _stored(self, received: StudyReceived, takers: Sequence[Task]) -> tuple[StudyDiagnosed, ...]:
-        """The archived diagnoses, if all are there for this model and the index still has their points."""
+        """The archived diagnoses, if all are there, made by these models and the tasks' present rules."""
         found = []
-        for task, head_id in map(_named, takers or (None,)):
+        for task in takers or (None,):
+            name = NO_TASK if task is None else task.name
             try:
-                data = self.archive.get(diagnosis_key(received.study_instance_uid, received.revision, task))
+                data = self.archive.get(diagnosis_key(received.study_instance_uid, received.revision, name))
                 event = StudyDiagnosed.model_validate_json(data)
             except (ArchiveObjectMissingError, ValidationError):
                 return ()
-            if event.event_id != self._event_id(received, task, head_id):
+            if event.event_id != self._event_id(received, task):
                 return ()
             found.append(event)
         return tuple(found)
@@ -260,13 +261,10 @@ class EmbedStudy:
             for task in takers
         ]
 
-    def _event_id(self, received: StudyReceived, task: str, head_id: str | None) -> UUID:
-        return StudyDiagnosed.identify(received.study_instance_uid, received.revision, task, self.encoder.id, head_id)
-
-
-def _named(task: Task | None) -> tuple[str, str | None]:
-    """The task that a diagnosis names, with its head's id."""
-    return (NO_TASK, None) if task is None else (task.name, task.head.id)
+    def _event_id(self, received: StudyReceived, task: Task | None) -> UUID:
+        name, head_id, rules = (NO_TASK, None, None) if task is None else (task.name, task.head.id, rules_of(task))
+        study, revision = received.study_instance_uid, received.revision
+        return StudyDiagnosed.identify(study, revision, name, self.encoder.id, head_id, rules)
 
 
 def _count(events: Sequence[StudyDiagnosed], encoded: EncodedStudy, seconds: float) -> None:

@@ -18,9 +18,14 @@ from shared.health import Health
 
 @dataclass(slots=True)
 class Progress:
-    """Called while a study is under way: shows that the service lives, and ends the work on stop."""
+    """Called while a study is under way: shows that the service lives, and ends the work on stop.
+
+    Attributes:
+        on_failure: Called, in any thread, when the service cannot go on.
+    """
 
     health: Health
+    on_failure: Callable[[], None] = lambda: None
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def __call__(self) -> None:
@@ -29,13 +34,23 @@ class Progress:
         Raises:
             StoppingError: `stop` was called.
         """
+        self.check()
+        self.health.progress(busy=True)
+
+    def check(self) -> None:
+        """Raise StoppingError if `stop` was called; that nothing moved on still counts."""
         if self._stop.is_set():
             raise StoppingError("the embedder is stopping")
-        self.health.progress(busy=True)
 
     def stop(self) -> None:
         """Let the work under way end at its next sign of progress."""
         self._stop.set()
+
+    def fail(self) -> None:
+        """The service cannot go on: the work under way ends, and /livez fails until the process does."""
+        self.health.fail()
+        self.stop()
+        self.on_failure()
 
 
 @dataclass(frozen=True, slots=True)

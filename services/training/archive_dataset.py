@@ -7,7 +7,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from services.training.cases import Case, CaseImages, Dataset, DatasetError, checked_cases
+from services.training.cases import Case, CaseImages, Dataset, DatasetError, checked_cases, lettered_scanners
 from services.training.labels_file import LabelRow
 from shared.archive import Archive
 from shared.errors import PipelineError
@@ -56,7 +56,8 @@ def archive_dataset(archive: Archive, rows: Iterable[LabelRow], definition: Task
             f"{missing[0]}"
         )
     labels = tuple(entry.label for entry in definition.classes)
-    return Dataset(checked_cases(cases, labels), "archive", "archived studies, labels by UID", patients_known=True)
+    checked = lettered_scanners(checked_cases(cases, labels))
+    return Dataset(checked, "archive", "archived studies, labels by UID", patients_known=True)
 
 
 def _manifest_keys(archive: Archive) -> dict[str, list[str]]:

@@ -8,8 +8,8 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.special import log_softmax
 
-from shared.vision.aggregate import softmax
 from shared.vision.heads import LinearHead
 
 Ints = NDArray[np.int64]
@@ -17,6 +17,8 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Aim = Literal["accuracy", "sensitivity", "specificity"]
 
+_BOUNDS: Final = ((-50.0, 50.0), (float(np.log(0.002)), float(np.log(500.0))))  # offset, logarithm of temperature
+_NEAR: Final = 0.02  # of a range: a search that creeps towards a bound stops short of it
 _LEAST_LIMIT: Final = 0.5  # an answer that is more likely wrong than right is none
 _LEAST_ANSWERED: Final = 10  # fewer answers, or fewer than a quarter, say nothing about what is aimed at
 
@@ -29,11 +31,15 @@ class Calibration:
         offset: Added to the logits of the classes that are no findings.
         temperature: Divides all logits.
         loss: Mean negative log-likelihood that they reach.
+        at_bound: Whether the fit ended at a limit of what it may choose, so that it found no best.
+        has_converged: Whether the fit settled.
     """
 
     offset: float
     temperature: float
     loss: float
+    at_bound: bool = False
+    has_converged: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,8 @@ def calibrate_scores(logits: Floats, classes: Ints, finding: Bools) -> Calibrati
     studies ill. One offset on the logits of the non-findings mends that. Temperature: Guo et al. 2017.
 
     Fitted to Platt's targets (1999): of n cases of a class the true one counts (n + 1) / (n + 2), not 1. Else scores
-    that separate a few cases without a fault would make answers certain that are not.
+    that separate a few cases without a fault would make answers certain that are not. A fit that comes no closer to
+    these targets than the scores as they are is dropped: offset 0, temperature 1.
     """
     has_offset = bool(finding.any() and not finding.all())
 
@@ -67,15 +74,25 @@ def calibrate_scores(logits: Floats, classes: Ints, finding: Bools) -> Calibrati
 
     def logarithms(parameters: Floats) -> Floats:
         shifted = logits + np.where(finding, 0.0, parameters[0] if has_offset else 0.0)
-        found: Floats = np.log(softmax(shifted / np.exp(parameters[1])) + 1e-12)
+        found: Floats = log_softmax(shifted / np.exp(parameters[1]), axis=1)
         return found
 
     def loss(parameters: Floats) -> float:
         return -float((targets * logarithms(parameters)).sum(axis=1).mean())
 
-    best = minimize(loss, np.zeros(2), method="Nelder-Mead", bounds=[(-50.0, 50.0), (np.log(0.002), np.log(500.0))])
-    likelihood = -float(logarithms(best.x)[rows, classes].mean())
-    return Calibration(float(best.x[0]) if has_offset else 0.0, float(np.exp(best.x[1])), likelihood)
+    plain = np.zeros(2)
+    best = minimize(loss, plain, method="Nelder-Mead", bounds=_BOUNDS)
+    chosen = best.x if np.isfinite(best.fun) and best.fun < loss(plain) else plain
+    fitted = slice(None if has_offset else 1, None)
+    low, high = np.array(_BOUNDS).T
+    room = np.minimum(chosen - low, high - chosen) / (high - low)
+    return Calibration(
+        offset=float(chosen[0]) if has_offset else 0.0,
+        temperature=float(np.exp(chosen[1])),
+        loss=-float(logarithms(chosen)[rows, classes].mean()),
+        at_bound=bool((room[fitted] < _NEAR).any()),
+        has_converged=bool(best.success),
+    )
 
 
 def calibrated(head: LinearHead, calibration: Calibration, finding: Bools) -> LinearHead:

@@ -28,7 +28,14 @@ def intended_use(kind: str, task: str) -> str:
 
 
 def limits_of(
-    kind: str, *, patients_known: bool, moved: int, test_cases: int, frames_labelled: bool, is_reached: bool
+    kind: str,
+    *,
+    patients_known: bool,
+    moved: int,
+    test_cases: int,
+    frames_labelled: bool,
+    is_reached: bool,
+    is_calibrated: bool = True,
 ) -> tuple[str, ...]:
     """What a reader must know before trusting the figures."""
     limits = []
@@ -53,6 +60,11 @@ def limits_of(
         limits.append(f"Only {test_cases} test cases: read the intervals, not the figures.")
     if not is_reached:
         limits.append("No limit reached what was aimed at: half of the studies are left to a person.")
+    if not is_calibrated:
+        limits.append(
+            "The calibration ended at a limit of what it may choose, or did not settle: the scores hardly tell the "
+            "classes apart, or are of another scale. Do not read confidences as probabilities."
+        )
     if not frames_labelled:
         limits.append("Only studies were labelled, not their frames: which frames show a finding was inferred.")
     return (

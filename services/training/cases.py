@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -50,7 +50,7 @@ class Case:
         load: Reads the images. Raises OSError or one of our errors.
         split: The given split; None: to be drawn.
         source: What the images are built on or come from (a scanner, an anatomy); "" if unknown.
-        subgroup: Known traits: sex, age_band, scanner.
+        subgroup: Known traits: sex, age_band, scanner (a letter, see `lettered_scanners`).
         identity: Set where the same string always means the same images, so that features can be found without them.
     """
 
@@ -97,3 +97,23 @@ def checked_cases(cases: list[Case], labels: tuple[str, ...]) -> tuple[Case, ...
     if missing := [label for label in labels if all(case.label != label for case in cases)]:
         raise DatasetError(f"no case is labelled {', '.join(missing)}; the task needs all of {', '.join(labels)}")
     return tuple(sorted(cases, key=lambda case: case.study))
+
+
+def lettered_scanners(cases: Sequence[Case]) -> tuple[Case, ...]:
+    """The cases with scanners A, B, ... in the order of their first case.
+
+    A scanner or a site is free text from outside, which may name a person or a place; cards print it.
+    """
+    names = dict.fromkeys(case.subgroup["scanner"] for case in cases if "scanner" in case.subgroup)
+    letters = {name: _letters(at) for at, name in enumerate(names)}
+    return tuple(
+        replace(case, subgroup={**case.subgroup, "scanner": letters[case.subgroup["scanner"]]})
+        if "scanner" in case.subgroup
+        else case
+        for case in cases
+    )
+
+
+def _letters(number: int) -> str:
+    """A to Z, then AA, AB, ..."""
+    return (_letters(number // 26 - 1) if number >= 26 else "") + chr(ord("A") + number % 26)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from shared.errors import ConfigurationError
-
-DEFAULT_TASKS: Final = Path("similis-data/tasks")
 
 task_app = typer.Typer(help="Versions of tasks: which head is live.", no_args_is_help=True)
 
@@ -44,7 +42,9 @@ def train_command(
     out: Annotated[
         Path | None, typer.Option(help="Write the files into this folder instead of keeping a version.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of splits, folds and phantoms: the same seed, an equivalent head.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="0 to 99,999, of splits, folds and phantoms: the same, an equivalent head.")
+    ] = 0,
     sensitivity: Annotated[float | None, typer.Option(help="Operating point: of the answered ill studies.")] = None,
     specificity: Annotated[float | None, typer.Option(help="Operating point: of the answered healthy studies.")] = None,
     accuracy: Annotated[float | None, typer.Option(help="Operating point: of all answered; the default.")] = None,
@@ -133,4 +133,4 @@ def rollback_command(task: TaskArgument, tasks_dir: TasksDir = None) -> None:
 def _tasks_dir(given: Path | None) -> Path:
     from services.training.settings import TrainSettings
 
-    return given or TrainSettings().vision.tasks_dir or DEFAULT_TASKS
+    return TrainSettings().tasks_dir(given)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,13 +28,15 @@ from services.training.model_card import (
     Evaluation,
     ModelCard,
     OperatingPoint,
-    SearchFacts,
     SplitFacts,
     Subgroup,
 )
 from services.training.neighbours import Neighbours, neighbour_probabilities
-from services.training.task_space import PRECISION_AT, ProjectionChoice, precision_at, shown_frames, unit
+from services.training.search_facts import search_facts
+from services.training.subgroups import has_enough_patients
+from services.training.task_space import ProjectionChoice
 from services.training.train_options import TrainOptions
+from services.training.training_objects import objects_of, sha256_of
 from services.training.trivial import trivial_baselines
 from services.training.unfamiliar import study_distance
 from shared.vision.aggregate import softmax
@@ -44,8 +46,6 @@ from shared.vision.tasks import TaskDefinition
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-
-LEAST_SUBGROUP: Final = 10  # cases: fewer say little, and might point to a person
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -124,7 +124,7 @@ def card_of(described: Described) -> ModelCard:
             abstain_below=0.0,
             finding=finding,
         ),
-        search=_search_facts(head, test, finding),
+        search=search_facts(head, test, finding),
         subgroups=_subgroups(head, test, finding),
         shortcut_baselines=trivial_baselines(described.parts["training"], test, labels, finding, options.seed)
         if options.shortcuts
@@ -137,6 +137,7 @@ def card_of(described: Described) -> ModelCard:
             test_cases=len(test),
             frames_labelled=all(case.frame_labels for case in described.parts["training"]),
             is_reached=described.point.is_reached,
+            is_calibrated=described.calibration.has_converged and not described.calibration.at_bound,
         ),
         licence=options.licence,
         rebuild=options.rebuild,
@@ -208,12 +209,25 @@ def _data_facts(described: Described) -> DataFacts:
         },
         leaks_found=dict(Counter(leak.kind for leak in described.leaks)),
         cases_moved=described.moved,
+        **_origin_facts(described),
     )
+
+
+def _origin_facts(described: Described) -> dict[str, Any]:
+    """A phantom's sources are the recipe's own words; of other images the hashes tell enough."""
+    if described.kind != "phantom":
+        return {"training_objects_sha256": sha256_of(objects_of(described.parts))}
+    drawn, apart = (
+        sorted({case.case.source for cases in parts.values() for case in cases} - {""})
+        for parts in (described.parts, described.held_out)
+    )
+    return {"sources": tuple(drawn), "held_out": tuple(apart)}
 
 
 def _calibration_facts(described: Described) -> CalibrationFacts:
     fitted, rows = described.calibration, np.arange(len(described.classes))
     before = -np.log(softmax(described.scores)[rows, described.classes] + 1e-12).mean()
+    frequencies = np.bincount(described.classes) / len(described.classes)
     trained = "left-out training and calibration cases" if described.options.cross_fitted else "calibration cases"
     return CalibrationFacts(
         cases=len(described.classes),
@@ -222,6 +236,8 @@ def _calibration_facts(described: Described) -> CalibrationFacts:
         temperature=round(fitted.temperature, 6),
         nll_before=round(float(before), 4),
         nll_after=round(fitted.loss, 4),
+        at_bound=fitted.at_bound,
+        nll_prior=round(float(-np.log(frequencies[described.classes]).mean()), 4),
     )
 
 
@@ -242,26 +258,6 @@ def _operating_facts(described: Described) -> OperatingPoint:
     )
 
 
-def _search_facts(head: LinearHead, test: Sequence[CaseFeatures], finding: Bools) -> SearchFacts:
-    classes, patients = case_classes(test, head.labels), _patients(test)
-    shown = shown_frames(test, head, finding)
-    projected = head.project(shown)
-    if projected is None:
-        raise ValueError("the head has no task space")
-    others = [
-        np.sum((classes == label) & (patients != patient)) for label, patient in zip(classes, patients, strict=True)
-    ]
-    chances = np.array(others) / np.array([np.sum(patients != patient) for patient in patients])
-    return SearchFacts(
-        cases=len(test),
-        at=PRECISION_AT,
-        raw=round(precision_at(unit(shown), classes, patients), 4),
-        task_space=round(precision_at(projected, classes, patients), 4),
-        chance=round(float(np.mean([chances[classes == label].mean() for label in np.unique(classes)])), 4),
-        dimensions=projected.shape[1],
-    )
-
-
 def _subgroups(head: LinearHead, test: Sequence[CaseFeatures], finding: Bools) -> tuple[Subgroup, ...]:
     right = case_logits(head, test, finding).argmax(axis=1) == case_classes(test, head.labels)
     patients = _patients(test)
@@ -270,7 +266,7 @@ def _subgroups(head: LinearHead, test: Sequence[CaseFeatures], finding: Bools) -
         values = np.array([case.subgroup.get(trait, "") for case in test])
         for value in sorted(set(values) - {""}):
             at = np.flatnonzero(values == value)
-            if len(at) >= LEAST_SUBGROUP and (accuracy := _share(right[at], patients[at])):
+            if has_enough_patients(patients[at]) and (accuracy := _share(right[at], patients[at])):
                 found.append(Subgroup(trait=trait, value=str(value), cases=len(at), accuracy=accuracy))
     return tuple(found)
 

@@ -6,19 +6,21 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from shlex import quote
+from typing import Any, Final
 
 from services.training.case_features import Encoder
 from services.training.cases import Case, DatasetError
 from services.training.evaluate_task import Comparison, EvaluateOptions
-from services.training.folder_dataset import folder_dataset
 from services.training.phantom_dataset import phantom_cases
-from services.training.phantoms import recipe
 from services.training.recipe import PhantomRecipe
+from services.training.request import labelled_folder, recipe_of
 from services.training.splits import split_cases
+from services.training.train_options import check_contrast, check_seed, refuse_without
+from services.training.training_objects import is_trained_on
 from shared.errors import ConfigurationError
 from shared.settings import VisionSettings
-from shared.vision.tasks import BUILT_IN, Task, load_task
+from shared.vision.tasks import Task
 from shared.vision.weights import locate_weights
 
 FIRST_SEED: Final = 2 * 10**12  # above training's block
@@ -32,6 +34,9 @@ class EvaluateRequest:
     """The command's arguments, see `evaluate_command`.
 
     Attributes:
+        version: A kept version to measure before it goes live; None: the live one.
+        layout: Of the folder, see `layouts`.
+        all_cases: Measure all cases of the folder, which comes from elsewhere, not the test split of training's own.
         hold_out: Sources that training never saw; unset: those that the head's card names.
         compare: Hugging Face folders.
         compare_studies: Training studies of a comparison on phantoms; as many tests as half of them. 0: none.
@@ -41,6 +46,9 @@ class EvaluateRequest:
     tasks_dir: Path | None = None
     folder: Path | None = None
     labels: Path | None = None
+    version: str | None = None
+    layout: str | None = None
+    all_cases: bool = False
     studies: int = 160
     weaker: bool = True
     contrast: float = 4.0
@@ -55,53 +63,75 @@ class EvaluateRequest:
         """How to measure.
 
         Raises:
-            ConfigurationError: a number is out of range.
+            ConfigurationError: an option is out of range, contradicts another or has no effect.
         """
-        if not (0 < self.studies < _SEEDS_A_SET and self.draws >= 100 and self.strange >= 0 and self.seed >= 0):
-            raise ConfigurationError("--studies must be 1 to 99,999, --bootstraps at least 100, the others at least 0")
+        self._check()
         return EvaluateOptions(self.seed, self.draws, self.strange, self.command())
+
+    def _check(self) -> None:
+        usual = EvaluateRequest(self.task)
+        of_folders = {"--labels": self.labels, "--layout": self.layout, "--all": self.all_cases or None}
+        of_phantoms = {
+            "--studies": self.studies != usual.studies,
+            "--contrast": self.contrast != usual.contrast,
+            "--no-weaker": not self.weaker,
+            "--hold-out": self.hold_out is not None,
+            "--compare-studies": self.compare_studies != 0,
+        }
+        refuse_without("--from", self.folder is not None, {name: bool(given) for name, given in of_folders.items()})
+        refuse_without("phantoms: leave out --from", self.folder is None, of_phantoms)
+        if self.layout is not None and self.labels is not None:
+            raise ConfigurationError("--layout finds its own labels: leave out --labels")
+        if self.all_cases and self.compare:
+            raise ConfigurationError("--compare needs cases to fit on: leave out --all")
+        check_seed(self.seed)
+        if self.folder is None:
+            check_contrast(self.contrast)
+        least = {"--studies": (self.studies, 1), "--bootstraps": (self.draws, 100), "--strange": (self.strange, 0)}
+        for name, (value, fewest) in {**least, "--compare-studies": (self.compare_studies, 0)}.items():
+            if not fewest <= value < _SEEDS_A_SET:
+                raise ConfigurationError(f"{name} must lie between {fewest} and {_SEEDS_A_SET - 1:,}, not at {value}")
 
     def command(self) -> str:
         """The command again, without paths: they may name people."""
-        words = [f"similis evaluate {self.task}"]
+        usual, words = EvaluateRequest(self.task), [f"similis evaluate {self.task}"]
+        words += ["--tasks-dir FOLDER"] if self.tasks_dir else []
+        words += [f"--version {self.version}"] if self.version else []
         if self.folder is not None:
-            words.append("--from FOLDER" + (" --labels FILE" if self.labels else ""))
+            words.append("--from FOLDER")
+            words += ["--labels FILE"] if self.labels else []
+            words += [f"--layout {self.layout}"] if self.layout else []
+            words += ["--all"] if self.all_cases else []
         else:
             words.append(f"--studies {self.studies} --contrast {self.contrast:g}")
+            words += [f"--hold-out {quote(source)}" for source in self.hold_out or ()]
+            words += [] if self.weaker else ["--no-weaker"]
         words += [f"--compare-studies {self.compare_studies}"] if self.compare_studies else []
         words += ["--compare FOLDER"] * len(self.compare)
         words.append(f"--strange {self.strange} --seed {self.seed}")
+        words += [f"--bootstraps {self.draws}"] if self.draws != usual.draws else []
         return " ".join(words)
 
 
-def live_task(request: EvaluateRequest, vision: VisionSettings) -> Task:
-    """The task whose head is measured.
+def sets_of(
+    request: EvaluateRequest, task: Task, trained_on: frozenset[str] = frozenset()
+) -> dict[str, Sequence[Case]]:
+    """Cases by title: those of a folder, or fresh phantoms, weaker ones, and those on sources never seen.
 
-    Raises:
-        ConfigurationError: the task cannot be read.
-        WeightsError: its head cannot be read.
-    """
-    return load_task((request.tasks_dir or vision.tasks_dir or BUILT_IN) / request.task)
-
-
-def sets_of(request: EvaluateRequest, task: Task) -> dict[str, Sequence[Case]]:
-    """Cases by title: a folder's test split, or fresh phantoms, weaker ones, and those on sources never seen.
+    Args:
+        request: What was asked for.
+        task: The measured one.
+        trained_on: See `training_objects.read_objects`.
 
     Raises:
         ConfigurationError: the task has no phantom recipe, or not such a source.
         DatasetError: the folder cannot be used.
     """
     if request.folder is not None:
-        dataset = folder_dataset(request.folder, task.definition, request.labels)
-        test = split_cases(dataset.cases, request.seed)[0]["test"]
-        return {"Test split of a folder": test}
-    made = _recipe(request.task)
-    held_out = request.hold_out if request.hold_out is not None else _held_out_of_card(task, made)
-    if unknown := set(held_out) - set(made.sources):
-        raise ConfigurationError(f"{made.task} has no source {', '.join(sorted(unknown))}: {', '.join(made.sources)}")
-    known = [source for source in made.sources if source not in held_out]
-    if not known:
-        raise ConfigurationError("every source is held out: there is nothing fresh to compare with")
+        title, test = _folder_cases(request, task, trained_on)[1:]
+        return {title: test}
+    made = recipe_of(request.task)
+    held_out, known = _sources(request, task, made)
     sets: dict[str, Sequence[Case]] = {"Fresh subjects": _phantoms(request, made, 0, request.contrast, known)}
     if request.weaker:
         sets["Fresh subjects, half the contrast"] = _phantoms(request, made, 1, request.contrast / 2, known)
@@ -110,7 +140,9 @@ def sets_of(request: EvaluateRequest, task: Task) -> dict[str, Sequence[Case]]:
     return sets
 
 
-def comparison_of(request: EvaluateRequest, task: Task, vision: VisionSettings) -> Comparison | None:
+def comparison_of(
+    request: EvaluateRequest, task: Task, vision: VisionSettings, trained_on: frozenset[str] = frozenset()
+) -> Comparison | None:
     """What is set beside the backbone; None if nothing was asked for.
 
     Raises:
@@ -120,15 +152,13 @@ def comparison_of(request: EvaluateRequest, task: Task, vision: VisionSettings) 
     if not request.compare and not request.compare_studies:
         return None
     if request.folder is not None:
-        parts = split_cases(folder_dataset(request.folder, task.definition, request.labels).cases, request.seed)[0]
-        training, test = [*parts["training"], *parts["calibration"]], parts["test"]
+        training, _, test = _folder_cases(request, task, trained_on)
     else:
-        made = _recipe(request.task)
+        made = recipe_of(request.task)
         count = request.compare_studies or 120
         if count < 10 * len(made.labels):
             raise DatasetError(f"--compare-studies must be at least {10 * len(made.labels)}")
-        held_out = request.hold_out if request.hold_out is not None else _held_out_of_card(task, made)
-        known = [source for source in made.sources if source not in held_out]
+        known = _sources(request, task, made)[1]
         first = _first_seed(request) + 50 * _SEEDS_A_SET
         training = [*phantom_cases(made, range(first, first + count), request.contrast, known)]
         start = first + count
@@ -165,14 +195,50 @@ def _first_seed(request: EvaluateRequest) -> int:
     return FIRST_SEED + request.seed * _SEEDS_A_RUN
 
 
-def _held_out_of_card(task: Task, made: PhantomRecipe) -> list[str]:
-    """The sources that the head's own training command held out."""
-    card: Mapping[str, object] = task.card
-    return [source for source in _HOLD_OUT.findall(str(card.get("rebuild", ""))) if source in made.sources]
+def _folder_cases(
+    request: EvaluateRequest, task: Task, trained_on: frozenset[str]
+) -> tuple[Sequence[Case], str, Sequence[Case]]:
+    """Cases to fit other probes on, a title, and the cases to measure, none of which trained the head.
+
+    The split is drawn anew with training's own seed. What the hashes still find in it, training had moved, or was
+    trained with other labels or another folder.
+    """
+    if request.folder is None:
+        raise ValueError("no folder was given")
+    cases = labelled_folder(request.folder, task.definition, request.layout, request.labels).cases
+    if request.all_cases:
+        if known := sum(is_trained_on(case, trained_on) for case in cases):
+            raise DatasetError(f"{known} of {len(cases)} cases trained this head: leave out --all, or these cases")
+        return (), "All cases of a folder", cases
+    parts = split_cases(cases, _card(task, "choices").get("seed", 0))[0]
+    test = [case for case in parts["test"] if not is_trained_on(case, trained_on)]
+    left_out = len(parts["test"]) - len(test)
+    if not test:
+        raise DatasetError(f"all {left_out} cases of the folder's test split trained this head")
+    title = "Test split of a folder" + (f", without {left_out} cases that trained the head" if left_out else "")
+    return [*parts["training"], *parts["calibration"]], title, test
 
 
-def _recipe(name: str) -> PhantomRecipe:
-    try:
-        return recipe(name)
-    except ValueError as error:
-        raise ConfigurationError(f"{error}; give --from FOLDER with labelled images") from error
+def _sources(request: EvaluateRequest, task: Task, made: PhantomRecipe) -> tuple[Sequence[str], list[str]]:
+    """The sources that training never saw, and the others."""
+    data = _card(task, "data")
+    of_card = data.get("held_out")
+    if of_card is None:  # a card of before sources were told
+        of_card = _HOLD_OUT.findall(str(task.card.get("rebuild", "")))
+    trained = data.get("sources") or [source for source in made.sources if source not in of_card]
+    held_out = (
+        [source for source in of_card if source in made.sources] if request.hold_out is None else request.hold_out
+    )
+    if unknown := set(held_out) - set(made.sources):
+        raise ConfigurationError(f"{made.task} has no source {', '.join(sorted(unknown))}: {', '.join(made.sources)}")
+    if seen := set(held_out) & set(data.get("sources") or ()):
+        raise ConfigurationError(f"the head was trained on {', '.join(sorted(seen))}: that is no source never seen")
+    known = [source for source in made.sources if source in trained and source not in held_out]
+    if not known:
+        raise ConfigurationError("every source is held out: there is nothing fresh to compare with")
+    return held_out, known
+
+
+def _card(task: Task, part: str) -> Mapping[str, Any]:
+    found = task.card.get(part)
+    return found if isinstance(found, dict) else {}

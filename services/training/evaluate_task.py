@@ -87,6 +87,7 @@ def evaluate_task(
     *,
     comparison: Comparison | None = None,
     cache_dir: Path | None = None,
+    limits: PixelLimits | None = None,
     progress: Progress | None = None,
 ) -> Evaluated:
     """All figures of the task's head. Blocks for minutes; nothing is written but the cache.
@@ -98,6 +99,7 @@ def evaluate_task(
         options: How to measure.
         comparison: Other encoders to fit the same probe on.
         cache_dir: Where features are kept; None: nowhere.
+        limits: Of what is decoded.
         progress: Called as work goes on.
 
     Raises:
@@ -107,7 +109,11 @@ def evaluate_task(
     head, definition = task.head, task.definition
     if head.backbone_id != backbone.id:
         raise WeightsError(f"the head of {task.name} reads {head.backbone_id}, the backbone is {backbone.id}")
-    encoder = CaseEncoder(backbone, cache_dir, lens=head.lens)
+
+    def reader(encoder: Encoder) -> CaseEncoder:
+        return CaseEncoder(encoder, cache_dir, limits)
+
+    encoder = CaseEncoder(backbone, cache_dir, limits, lens=head.lens)
 
     def encode(encoder: CaseEncoder, cases: Sequence[Case], title: str) -> list[CaseFeatures]:
         return encoder.encode(cases, choose=frame_choice(definition), title=title, progress=progress)
@@ -119,10 +125,10 @@ def evaluate_task(
     limit = definition.ood_distance_above
     strange: tuple[StrangeFigures, ...] = ()
     if options.strange and limit is not None and first.distances is not None:
-        own = _frames_of(sets[first_title], options.strange)
+        own = _frames_of(sets[first_title], options.strange, limits or PixelLimits())
         kinds = strange_sets(task.name, own, count=options.strange, seed=options.seed)
         strange = measure_strange(head, backbone, first.distances, limit, kinds)
-    compared = () if comparison is None else _compared(task, comparison, encode, encoder, options, cache_dir)
+    compared = () if comparison is None else _compared(task, comparison, encode, encoder, options, reader)
     report = EvaluationReport(
         task=task.name,
         title=definition.title,
@@ -158,7 +164,7 @@ def _compared(
     encode: Callable[[CaseEncoder, Sequence[Case], str], list[CaseFeatures]],
     own: CaseEncoder,
     options: EvaluateOptions,
-    cache_dir: Path | None,
+    reader: Callable[[Encoder], CaseEncoder],
 ) -> tuple[ComparedFigures, ...]:
     """The same probe on the backbone's features, on trivial ones, and on those of each other encoder."""
     labels, finding, lens = task.head.labels, task.finding, task.head.lens
@@ -179,7 +185,7 @@ def _compared(
         training, test = ([_without_lens(case, lens.columns) for case in cases] for cases in (training, test))
     found.append(probe("the backbone", training, test))
     for name, make in comparison.encoders.items():
-        found.append(probe(name, *both(CaseEncoder(make(), cache_dir), name)))
+        found.append(probe(name, *both(reader(make()), name)))
     found += compare_trivial(training, test, labels, finding, draws=options.draws, seed=options.seed)
     return tuple(found)
 
@@ -203,14 +209,12 @@ def _set_figures(
     )
 
 
-def _frames_of(cases: Sequence[Case], count: int) -> list[Frame]:
+def _frames_of(cases: Sequence[Case], count: int, limits: PixelLimits) -> list[Frame]:
     """The middle frame of up to `count` cases."""
     chosen = [cases[int(index)] for index in np.unique(np.linspace(0, len(cases) - 1, count).round())]
     found = []
     for case in chosen:
         data = (objects := case.load().objects)[len(objects) // 2]
         is_picture = data.startswith(_PICTURES)
-        found.append(
-            read_image(data, limits=PixelLimits()) if is_picture else read_frames(data, limits=PixelLimits())[0]
-        )
+        found.append(read_image(data, limits=limits) if is_picture else read_frames(data, limits=limits)[0])
     return found

@@ -134,7 +134,7 @@ def folds_of(cases: Sequence[CaseFeatures], classes: Ints, grouping: Grouping, s
     """Indices of the cases to fit on and of those left out, for each fold; a patient, or a source, is in one fold.
 
     Raises:
-        DatasetError: a class has fewer than two groups.
+        DatasetError: a class has fewer than two groups, or all of its groups fell into one fold.
     """
     groups = np.unique([getattr(case.case, grouping) for case in cases], return_inverse=True)[1]
     fewest = min(len(np.unique(groups[classes == label])) for label in np.unique(classes))
@@ -144,7 +144,10 @@ def folds_of(cases: Sequence[CaseFeatures], classes: Ints, grouping: Grouping, s
     splitter: Any = GroupKFold(count)
     if grouping == "patient":
         splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    return [(train, test) for train, test in splitter.split(np.zeros(len(cases)), classes, groups)]
+    folds = [(train, test) for train, test in splitter.split(np.zeros(len(cases)), classes, groups)]
+    if any(len(np.unique(classes[train])) < len(np.unique(classes)) for train, _ in folds):
+        raise DatasetError(f"cross-validation would leave out all of a class: it needs more {grouping}s of each class")
+    return folds
 
 
 def fit_probe(

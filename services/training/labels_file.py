@@ -4,7 +4,8 @@
     a/1.png,normal,p7,training        1.2.840…,normal,F,63         1.2.840…,normal
 
 One of path (a file or a folder below the data folder), study (Study Instance UID) and sop (SOP Instance UID) says
-what a row labels. A path with a study beside it joins that study: its label is then the image's own.
+what a row labels. A path with a study beside it, or of a DICOM file, joins that study: its label is then the image's
+own. Ages become ten-year bands. A scanner or a site is told as a letter only.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _SPLITS: Final[dict[str, SplitName]] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _AGE: Final = re.compile(r"^(\d{1,3})(?:\.\d+)?([yYmMdDwW])?$")
-_BAND: Final = re.compile(r"^(\d{1,2})-(\d{1,2})$|^90\+$")
+_BAND: Final = re.compile(r"^(\d{1,3})-(\d{1,3})$")
 MAX_BYTES: Final = 200_000_000
 
 
@@ -118,15 +119,29 @@ def split_of(text: str) -> SplitName | None:
 
 
 def age_band(text: str) -> str | None:
-    """Ten-year band of an age such as 63, 063Y or 60-69; 90+ is one band; None: not an age."""
+    """Ten-year band of an age such as 63, 063Y or 60-64; 90+ is one band.
+
+    None: not an age, or a range that is not within one band.
+    """
     text = text.strip()
-    if _BAND.match(text):
+    if text == "90+":
         return text
+    if ends := _BAND.match(text):
+        first, last = _band_of(int(ends[1])), _band_of(int(ends[2]))
+        return first if first == last and int(ends[1]) <= int(ends[2]) else None
     found = _AGE.match(text)
     if not found:
         return None
     unit = (found[2] or "Y").upper()
-    years = int(found[1]) if unit == "Y" else int(found[1]) // {"M": 12, "W": 52, "D": 365}[unit]
+    return _band_of(int(found[1]) if unit == "Y" else int(found[1]) // {"M": 12, "W": 52, "D": 365}[unit])
+
+
+def plain_sex(text: str) -> str | None:
+    """F, M or O; None: not said, or something else."""
+    return {"f": "F", "female": "F", "m": "M", "male": "M", "o": "O", "other": "O"}.get(text.strip().lower())
+
+
+def _band_of(years: int) -> str:
     return "90+" if years >= 90 else f"{years // 10 * 10}-{years // 10 * 10 + 9}"
 
 
@@ -161,7 +176,7 @@ def _row(number: int, values: dict[str, str], labels: tuple[str, ...]) -> LabelR
         sop=values.get("sop"),
         patient=values.get("patient"),
         split=split,
-        sex=_sex(values.get("sex", "")),
+        sex=plain_sex(values.get("sex", "")),
         age_band=age_band(values.get("age", "")),
         scanner=values.get("scanner"),
     )
@@ -172,7 +187,3 @@ def _path(number: int, text: str) -> PurePosixPath:
     if path.is_absolute() or ".." in path.parts or "\0" in text or re.match(r"^[A-Za-z]:", text):
         raise DatasetError(f"row {number}: its path leaves the data folder")
     return path
-
-
-def _sex(text: str) -> str | None:
-    return {"f": "F", "female": "F", "m": "M", "male": "M", "o": "O", "other": "O"}.get(text.lower())

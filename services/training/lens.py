@@ -16,10 +16,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from services.training.case_features import CaseFeatures
+from services.training.cases import DatasetError
 from services.training.fit import Grouping, case_classes, folds_of
+from services.training.linear_rows import linear_rows
 from shared.vision.patch_lens import PatchLens
 
 LEAST_COVERAGE: Final = 0.25  # of a patch by the lesion for it to be one of the lesion's
+LEAST_PATIENTS: Final = 2  # with covered patches, of each finding, in all that a lens is fitted on
 PLAIN_PATCHES: Final = 12  # per frame, drawn from those that the lesion does not touch
 STRENGTH: Final = 50.0  # scikit-learn's C for weights that sum to 1; five times more changes nothing
 
@@ -39,12 +42,33 @@ class LensFit:
     parts: Mapping[str, list[CaseFeatures]]
 
 
-def can_fit_lens(cases: Sequence[CaseFeatures], labels: tuple[str, ...], finding: Bools) -> bool:
-    """Whether the cases have patches, and each finding has patches that its masks cover."""
+def can_fit_lens(
+    cases: Sequence[CaseFeatures],
+    labels: tuple[str, ...],
+    finding: Bools,
+    grouping: Grouping = "patient",
+    seed: int = 0,
+) -> bool:
+    """Whether a lens can be fitted on the cases, and on those of each fold: they have patches, and each finding has
+    patches that its masks cover, of `LEAST_PATIENTS` or more. The arguments are those of `fit_lens_of`.
+    """
     if finding.all() or any(case.patches is None or case.coverage is None for case in cases):
         return False
-    seen = {case.label for case in cases if case.coverage is not None and (case.coverage >= LEAST_COVERAGE).any()}
-    return {label for label, is_finding in zip(labels, finding, strict=True) if is_finding} <= seen
+    classes = case_classes(cases, labels)
+    try:
+        folds = folds_of(cases, classes, grouping, seed)
+    except DatasetError:
+        return False
+    patients = np.array([case.case.patient for case in cases])
+    covers, is_plain = np.array([_covers(case.coverage) for case in cases], np.bool_).T
+    return all(
+        is_plain[fitted].any()
+        and all(
+            len(np.unique(patients[fitted][covers[fitted] & (classes[fitted] == label)])) >= LEAST_PATIENTS
+            for label in np.flatnonzero(finding)
+        )
+        for fitted in (np.arange(len(cases)), *(train for train, _ in folds))
+    )
 
 
 def fit_lens_of(
@@ -77,7 +101,11 @@ def fit_lens_of(
 
 
 def fit_lens(cases: Sequence[CaseFeatures], labels: tuple[str, ...], finding: Bools, seed: int) -> PatchLens:
-    """The lens of `cases`. "Nothing here" counts as much as two findings; within a class, all patches count alike."""
+    """The lens of `cases`. "Nothing here" counts as much as two findings; within a class, all patches count alike.
+
+    Raises:
+        ValueError: a case has no patches, or a finding no covered one: see `can_fit_lens`.
+    """
     findings = [label for label, is_finding in zip(labels, finding, strict=True) if is_finding]
     rng = np.random.default_rng([seed, 17])
     tokens, classes = [], []
@@ -96,13 +124,13 @@ def fit_lens(cases: Sequence[CaseFeatures], labels: tuple[str, ...], finding: Bo
         of_case = 1 + findings.index(case.label) if len(covered) else 0
         classes += [np.full(len(covered), of_case), np.zeros(len(plain), np.int64)]
     x, y = np.concatenate(tokens).astype(np.float32), np.concatenate(classes)
+    if np.unique(y).tolist() != list(range(len(findings) + 1)):
+        raise ValueError("a lens needs covered patches of each finding, and patches that no finding touches")
     scaler = StandardScaler().fit(x)
     weights = (1.0 / np.bincount(y))[y] * np.where(y == 0, 2.0, 1.0)
     model = LogisticRegression(C=STRENGTH, max_iter=300, tol=1e-3)
     model.fit(scaler.transform(x), y, sample_weight=weights / weights.sum())
-    weight, bias = np.asarray(model.coef_, np.float64), np.asarray(model.intercept_, np.float64)
-    if len(weight) == 1:  # one finding: scikit-learn keeps its row alone
-        weight, bias = np.concatenate([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])
+    weight, bias = linear_rows(model)
     weight = weight / scaler.scale_
     return PatchLens(weight.astype(np.float32), (bias - weight @ scaler.mean_).astype(np.float32))
 
@@ -113,3 +141,10 @@ def through(lens: PatchLens, case: CaseFeatures) -> CaseFeatures:
         raise ValueError("a lens needs patches")
     joined = np.concatenate([case.joined, lens(case.patches)], axis=1)
     return replace(case, joined=joined, patches=None, coverage=None)
+
+
+def _covers(coverage: NDArray[np.float16] | None) -> tuple[bool, bool]:
+    """Whether patches are covered, and whether some are free."""
+    if coverage is None:
+        return False, False
+    return bool((coverage >= LEAST_COVERAGE).any()), bool((coverage == 0).any())

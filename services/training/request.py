@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from services.training.calibration import Aim
 from services.training.cases import Case, Dataset, DatasetError
 from services.training.fit import Grouping
-from services.training.folder_dataset import LabelledFile, folder_dataset, image_file, labelled_dataset
+from services.training.folder_dataset import LabelledFile, folder_dataset, labelled_dataset
+from services.training.image_files import image_file
 from services.training.labels_file import read_labels_file, split_of
 from services.training.phantom_dataset import held_out_cases, phantom_dataset
 from services.training.phantoms import recipe
 from services.training.recipe import PhantomRecipe
 from services.training.settings import TrainSettings
-from services.training.train_options import TrainOptions
+from services.training.train_options import MOST_HELD_OUT, TrainOptions, check_contrast, check_seed, refuse_without
 from shared.archive import open_archive
 from shared.errors import ConfigurationError
+from shared.vision.live_version import live_folder
 from shared.vision.tasks import BUILT_IN, TaskDefinition, load_definition, read_definition
 
 
@@ -50,8 +53,9 @@ class Request:
         """How to train.
 
         Raises:
-            ConfigurationError: the target is no share.
+            ConfigurationError: an option is out of range, contradicts another or has no effect.
         """
+        self._check()
         if not 0 < self.target < 1:
             raise ConfigurationError(f"--{self.aim} must lie between 0 and 1, not at {self.target:g}")
         return TrainOptions(
@@ -65,12 +69,38 @@ class Request:
             rebuild=self.rebuild(),
         )
 
+    def _check(self) -> None:
+        """Before any work: what is given must be possible and must matter."""
+        usual = Request(self.task, self.tasks_dir)
+        if sum([self.folder is not None, self.archive, self.phantom]) != 1:
+            raise ConfigurationError("give one of --from FOLDER, --archive and --phantom")
+        of_phantoms = {
+            "--subjects": self.subjects != usual.subjects,
+            "--contrast": self.contrast != usual.contrast,
+            "--hold-out": bool(self.hold_out),
+            "--held-out-subjects": self.held_out_subjects != usual.held_out_subjects,
+            "--group-by source": self.grouped_by == "source",
+        }
+        refuse_without("--phantom", self.phantom, of_phantoms)
+        refuse_without("--from", self.folder is not None, {"--layout": self.layout is not None})
+        refuse_without("--from or --archive", not self.phantom, {"--labels": self.labels is not None})
+        refuse_without("--hold-out", bool(self.hold_out), {"--held-out-subjects": of_phantoms["--held-out-subjects"]})
+        if self.layout is not None and self.labels is not None:
+            raise ConfigurationError("--layout finds its own labels: leave out --labels")
+        check_seed(self.seed)
+        if self.phantom:
+            check_contrast(self.contrast)
+        if not 0 < self.held_out_subjects <= MOST_HELD_OUT:
+            raise ConfigurationError(f"--held-out-subjects must lie between 1 and {MOST_HELD_OUT:,}")
+
     def rebuild(self) -> str:
         """The command again, without paths: they may name people."""
-        words = [f"similis train {self.task}"]
+        usual, words = Request(self.task, self.tasks_dir), [f"similis train {self.task}"]
         if self.phantom:
             words.append(f"--phantom --subjects {self.subjects} --contrast {self.contrast:g}")
-            words += [f"--hold-out {source}" for source in self.hold_out]
+            words += [f"--hold-out {quote(source)}" for source in self.hold_out]
+            if self.held_out_subjects != usual.held_out_subjects:
+                words.append(f"--held-out-subjects {self.held_out_subjects}")
         words += ["--from FOLDER"] if self.folder else []
         words += [f"--layout {self.layout}"] if self.layout else []
         words += ["--archive"] if self.archive else []
@@ -79,6 +109,8 @@ class Request:
         words.append(f"--seed {self.seed} --{self.aim} {self.target:g}")
         words += [f"--group-by {self.grouped_by}"] if self.grouped_by != "patient" else []
         words += ["--drop-duplicates"] if self.drop_duplicates else []
+        words += [] if self.shortcuts else ["--no-shortcuts"]
+        words += [f"--licence {quote(self.licence)}"] if self.licence != usual.licence else []
         return " ".join(words)
 
 
@@ -96,11 +128,11 @@ def definition_of(request: Request) -> TaskDefinition:
     if request.phantom:
         title = f"{request.task}, phantom classes (research use only)"
         return TaskDefinition.model_validate(
-            {"name": request.task, "title": title, **_recipe(request.task).definition()}
+            {"name": request.task, "title": title, **recipe_of(request.task).definition()}
         )
     for tasks_dir in (request.tasks_dir, BUILT_IN):
         folder = tasks_dir / request.task
-        if folder.is_dir():
+        if is_installed(folder):
             return load_definition(folder)
     raise ConfigurationError(f"there is no task {request.task} yet: describe it in a task.yaml and give --definition")
 
@@ -109,26 +141,19 @@ def dataset_of(request: Request, definition: TaskDefinition, settings: TrainSett
     """The labelled cases.
 
     Raises:
-        ConfigurationError: not exactly one origin is given.
+        ConfigurationError: there is no such phantom recipe.
         DatasetError: the labels or the images cannot be used.
     """
-    origins = [request.folder is not None, request.archive, request.phantom]
-    if sum(origins) != 1:
-        raise ConfigurationError("give one of --from FOLDER, --archive and --phantom")
     if request.phantom:
         return phantom_dataset(
-            _recipe(request.task),
+            recipe_of(request.task),
             subjects=request.subjects,
             seed=request.seed,
             contrast=request.contrast,
             hold_out=request.hold_out,
         )
     if request.folder is not None:
-        if request.layout is None:
-            return folder_dataset(request.folder, definition, request.labels)
-        return labelled_dataset(
-            request.folder, _files_of_layout(request.layout, request.folder, definition), definition, request.layout
-        )
+        return labelled_folder(request.folder, definition, request.layout, request.labels)
     if request.labels is None:
         raise ConfigurationError("--archive needs --labels: a CSV of study or SOP Instance UIDs")
     from services.training.archive_dataset import archive_dataset
@@ -137,11 +162,27 @@ def dataset_of(request: Request, definition: TaskDefinition, settings: TrainSett
     return archive_dataset(open_archive(settings.archive), rows, definition)
 
 
+def labelled_folder(folder: Path, definition: TaskDefinition, layout: str | None, labels: Path | None) -> Dataset:
+    """The labelled cases of a folder, of a public data set's layout or of our own.
+
+    Raises:
+        DatasetError: the labels or the images cannot be used.
+    """
+    if layout is None:
+        return folder_dataset(folder, definition, labels)
+    return labelled_dataset(folder, _files_of_layout(layout, folder, definition), definition, layout)
+
+
+def is_installed(folder: Path) -> bool:
+    """Whether a task of this folder is live, rather than a candidate at most."""
+    return (live_folder(folder) / "task.yaml").exists()
+
+
 def held_out_of(request: Request) -> Mapping[str, Sequence[Case]]:
     """Fresh subjects on each source that is held out, by title."""
     return {
         f"Source never seen: {source}": held_out_cases(
-            _recipe(request.task),
+            recipe_of(request.task),
             source,
             subjects=request.held_out_subjects,
             seed=request.seed,
@@ -164,7 +205,12 @@ def _files_of_layout(layout: str, folder: Path, definition: TaskDefinition) -> l
     return found
 
 
-def _recipe(task: str) -> PhantomRecipe:
+def recipe_of(task: str) -> PhantomRecipe:
+    """The task's phantom recipe.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
     try:
         return recipe(task)
     except ValueError as error:

@@ -98,7 +98,8 @@ def _say(what: str, settings: TrainSettings, tasks_dir: Path) -> None:
     used = settings.vision.tasks_dir
     if used is None or used.resolve() != tasks_dir.resolve():
         console.print(
-            f"The services read it with SIMILIS_VISION__TASKS_DIR={tasks_dir.resolve()}",
+            f"The services read it with SIMILIS_VISION__TASKS_DIR={tasks_dir.resolve()}. That folder replaces "
+            "the tasks that come with Similis: those that are not in it are not loaded.",
             highlight=False,
             soft_wrap=True,
         )

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from services.training.calibration import Aim
 from services.training.fit import Grouping
+from shared.errors import ConfigurationError
+
+MOST_SEED: Final = 99_999  # above it the seeds of training's phantoms would be those of evaluation
+MOST_HELD_OUT: Final = 999_999  # more would reach into the next seed's phantoms
+MOST_CONTRAST: Final = 8.0  # what every phantom recipe takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +42,38 @@ class TrainOptions:
     shortcuts: bool = False
     licence: str = "not stated"
     rebuild: str = "not stated"
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed whose phantoms would be another run's.
+
+    Raises:
+        ConfigurationError: it is out of range.
+    """
+    if not 0 <= seed <= MOST_SEED:
+        raise ConfigurationError(f"--seed must lie between 0 and {MOST_SEED:,}, not at {seed}")
+
+
+def check_contrast(contrast: float) -> None:
+    """Refuse a contrast that no phantom recipe takes.
+
+    Raises:
+        ConfigurationError: it is out of range, or no number.
+    """
+    if not 0 < contrast <= MOST_CONTRAST:
+        raise ConfigurationError(f"--contrast must lie above 0 and be at most {MOST_CONTRAST:g}, not {contrast:g}")
+
+
+def refuse_without(needed: str, is_given: bool, options: Mapping[str, bool]) -> None:
+    """Refuse options that have no effect, so that nobody believes they had one.
+
+    Args:
+        needed: The option that they need.
+        is_given: Whether it is there.
+        options: Whether each was given.
+
+    Raises:
+        ConfigurationError: one was, without what it needs.
+    """
+    if not is_given and (idle := [name for name, given in options.items() if given]):
+        raise ConfigurationError(f"{', '.join(idle)} has no effect without {needed}")

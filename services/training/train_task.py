@@ -28,6 +28,7 @@ from services.training.neighbours import fit_neighbours
 from services.training.splits import check_parts, split_cases
 from services.training.task_space import fit_projection
 from services.training.train_options import TrainOptions
+from services.training.training_objects import TRAINING_OBJECTS_FILE, as_text, objects_of
 from services.training.unfamiliar import fit_familiarity, study_distance
 from services.training.versions import CARD_FILE, DEFINITION_FILE, HEAD_FILE, MARKDOWN_FILE
 from shared.pixels import PixelLimits
@@ -45,12 +46,14 @@ class Trained:
 
     Attributes:
         figures: PNG bytes by file name.
+        training_objects: See `training_objects.objects_of`; empty: they are not kept.
     """
 
     definition: TaskDefinition
     head: LinearHead
     card: ModelCard
     figures: Mapping[str, bytes]
+    training_objects: tuple[str, ...] = ()
 
     def write(self, folder: Path) -> None:
         """Write the task's files into `folder`."""
@@ -59,6 +62,8 @@ class Trained:
         (folder / DEFINITION_FILE).write_bytes(_definition_bytes(self.definition))
         (folder / CARD_FILE).write_text(self.card.model_dump_json(indent=1) + "\n", encoding="utf-8")
         (folder / MARKDOWN_FILE).write_text(self.card.markdown(), encoding="utf-8")
+        if self.training_objects:
+            (folder / TRAINING_OBJECTS_FILE).write_text(as_text(self.training_objects), encoding="ascii")
         for name, data in self.figures.items():
             (folder / "figures" / name).write_bytes(data)
 
@@ -168,7 +173,8 @@ def train_task(
         f"{definition.name}, test",
     )
     step(4)
-    return Trained(definition, head, card, figures)
+    objects = () if dataset.kind == "phantom" else objects_of(parts)
+    return Trained(definition, head, card, figures, objects)
 
 
 def _probe(
@@ -185,7 +191,7 @@ def _probe(
         The parts as the probe reads them, and the probe.
     """
     lens: PatchLens | None = None
-    if can_fit_lens(parts["training"], labels, finding):
+    if can_fit_lens(parts["training"], labels, finding, options.grouped_by, options.seed):
         found = fit_lens_of({name: parts[name] for name in SPLITS}, labels, finding, options.grouped_by, options.seed)
         lens, parts = found.lens, {name: found.parts[name] for name in SPLITS}
     probes = [

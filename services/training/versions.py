@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -113,7 +114,7 @@ def promote(task_folder: Path, version: str, *, backbone: str, clock: Callable[[
     Raises:
         ConfigurationError: there is no such version, or it must not go live: see `problem_of`.
     """
-    _check_name(version)
+    check_name(version)
     folder = version_folder(task_folder, version)
     if not folder.is_dir():
         raise ConfigurationError(f"{task_folder.name} has no version {version}")
@@ -168,6 +169,21 @@ def problem_of(task_folder: Path, version: str | None, backbone: str) -> str | N
         return "its model card was written for another task.yaml"
     if version is not None and not task.card.get("calibration"):
         return "its head was never calibrated"
+    return None if version is None else _calibration_problem(task)
+
+
+def _calibration_problem(task: Task) -> str | None:
+    """Calibrated probabilities that say no more than the classes' frequencies do, or that no fit vouches for."""
+    facts = task.card["calibration"]
+    if facts.get("at_bound"):
+        return "its calibration ended at a limit of what may be fitted: its probabilities mean nothing"
+    # A card of before the frequencies were told: no frequencies are further from certain than equal ones.
+    prior, after = facts.get("nll_prior"), facts.get("nll_after")
+    prior = math.log(len(task.head.labels)) if prior is None else prior
+    if after is not None and not after < prior:
+        return (
+            f"its negative log-likelihood of {after:.3f} is not below the {prior:.3f} of the classes' frequencies alone"
+        )
     return None
 
 
@@ -239,7 +255,12 @@ def _locked(task_folder: Path) -> Iterator[None]:
         yield
 
 
-def _check_name(version: str) -> None:
+def check_name(version: str) -> None:
+    """Refuse what cannot be a version's name, such as a path.
+
+    Raises:
+        ConfigurationError: it cannot.
+    """
     try:
         TypeAdapter(VersionName).validate_python(version)
     except ValidationError:

@@ -15,6 +15,7 @@ not, nothing is committed and the record is read again after a pause.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -98,14 +99,11 @@ class Turns:
     def __init__(self, at_once: int = 1) -> None:
         """All turns are free."""
         self._free = asyncio.Semaphore(at_once)
-        self.taken = 0
 
     async def __aenter__(self) -> None:
         await self._free.acquire()
-        self.taken += 1
 
     async def __aexit__(self, *_: object) -> None:
-        self.taken -= 1
         self._free.release()
 
 
@@ -184,10 +182,10 @@ class Router:
         self, record: ConsumerRecord[Any, Any], handle: Callable[[], Awaitable[Any]]
     ) -> Exception | None:
         async with self.turn:
-            self._progress(busy=True)
             started = time.perf_counter()
             try:
-                await handle()
+                with self.health.work() if self.health is not None else contextlib.nullcontext():
+                    await handle()
             except Exception as error:
                 metrics.FAILED_TRIES.labels(record.topic, type(error).__name__).inc()
                 expected = isinstance(error, PipelineError)
@@ -195,7 +193,6 @@ class Router:
                 return error
             finally:
                 metrics.HANDLER_SECONDS.labels(record.topic).observe(time.perf_counter() - started)
-                self._progress(busy=self.turn.taken > 1)
         return None
 
     async def _retry(self, record: ConsumerRecord[Any, Any], origin: _Origin, error: Exception) -> None:
@@ -232,10 +229,6 @@ class Router:
             await self.pauses.wait(pause_s)
         except InterruptedPauseError:
             return
-
-    def _progress(self, *, busy: bool) -> None:
-        if self.health is not None:
-            self.health.progress(busy=busy)
 
     def _count(self, record: ConsumerRecord[Any, Any], outcome: str) -> None:
         metrics.OUTCOME.labels(record.topic, self.group, outcome).inc()

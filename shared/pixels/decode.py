@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from numpy.typing import NDArray
@@ -76,6 +75,7 @@ class _OpenedImage:
     source: ImageObject
     syntax: UID
     pixel: ImagePixel
+    encapsulated: EncapsulatedFrames | None
     wanted: Sequence[int]
     limits: PixelLimits
 
@@ -91,7 +91,10 @@ class _OpenedImage:
             limits.check(
                 rows=pixel.rows, columns=pixel.columns, bytes_per_pixel=pixel.bytes_per_pixel, frames=len(wanted)
             )
-        return cls(source, syntax, pixel, wanted, limits)
+            encapsulated = None
+            if source.length is None:
+                encapsulated = _encapsulated(source, pixel.frames, _name(syntax))
+        return cls(source, syntax, pixel, encapsulated, wanted, limits)
 
     def frame(self, number: int) -> Frame:
         """Decode frame `number`, from 1; every failure names the transfer syntax and the frame."""
@@ -120,8 +123,8 @@ class _OpenedImage:
         return Frame(shown, number, attributes.pixel_aspect, notes)
 
     def _stored(self, number: int) -> tuple[NDArray[Any], str]:
-        if self.source.length is None:
-            return decode_frame(self._encapsulated.frame(number), self.syntax, self.pixel, self.limits)
+        if self.encapsulated is not None:
+            return decode_frame(self.encapsulated.frame(number), self.syntax, self.pixel, self.limits)
         if self.syntax.is_encapsulated:
             raise UndecodablePixelsError("pixel data that should be encapsulated is not")
         is_little_endian = self.source.dataset.original_encoding[1] is not False
@@ -136,9 +139,12 @@ class _OpenedImage:
         )
         return pixels, self.pixel.photometric
 
-    @cached_property
-    def _encapsulated(self) -> EncapsulatedFrames:
-        return encapsulated_frames(self.source.data, self.source.value_at, self.pixel.frames, self.source.dataset)
+
+def _encapsulated(source: ImageObject, frames: int, syntax: str) -> EncapsulatedFrames:
+    try:
+        return encapsulated_frames(source.data, source.value_at, frames, source.dataset)
+    except UndecodablePixelsError as error:
+        raise UndecodablePixelsError(f"{syntax}: {error}") from None
 
 
 def _name(syntax: UID) -> str:

@@ -15,6 +15,8 @@ from shared.errors import UndecodablePixelsError
 
 _ITEM = b"\xfe\xff\x00\xe0"
 _DELIMITER = b"\xfe\xff\xdd\xe0"
+# SOI and another marker of JPEG and JPEG-LS, SOC and SIZ of JPEG 2000, the signature box of a JP2 container.
+_STARTS_OF_STREAM = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ")
 # EOI of JPEG and JPEG-LS, EOC of JPEG 2000: the same two bytes. A fragment may be padded after it.
 _END_OF_STREAM = b"\xff\xd9"
 _PADDING_BYTES = 10
@@ -33,7 +35,7 @@ class Fragment:
 class EncapsulatedFrames:
     """The compressed frames of one object."""
 
-    data: bytes
+    data: bytes | bytearray
     frames: tuple[tuple[Fragment, ...], ...]
     is_cut_off: bool
 
@@ -49,11 +51,11 @@ class EncapsulatedFrames:
         if fragments[-1].end > len(self.data):
             raise UndecodablePixelsError("the frame is truncated")
         if len(fragments) == 1:
-            return self.data[fragments[0].start : fragments[0].end]
+            return bytes(self.data[fragments[0].start : fragments[0].end])
         return b"".join(self.data[fragment.start : fragment.end] for fragment in fragments)
 
 
-def encapsulated_frames(data: bytes, value_at: int, frames: int, dataset: Dataset) -> EncapsulatedFrames:
+def encapsulated_frames(data: bytes | bytearray, value_at: int, frames: int, dataset: Dataset) -> EncapsulatedFrames:
     """Find the frames in an encapsulated Pixel Data element.
 
     Args:
@@ -63,20 +65,21 @@ def encapsulated_frames(data: bytes, value_at: int, frames: int, dataset: Datase
         dataset: For its Extended Offset Table (PS3.3 section C.7.6.3.1.8), if it has one.
 
     Raises:
-        UndecodablePixelsError: there is no Basic Offset Table item.
+        UndecodablePixelsError: there is no Basic Offset Table item, or without a table in it the fragments do not
+            tell which frame they belong to.
     """
     items, is_complete = _items(data, value_at)
     if not items:
         raise UndecodablePixelsError("encapsulated pixel data without items")
     table, fragments = items[0], items[1:]
-    offsets = _extended_offsets(dataset, frames) or _basic_offsets(data[table.start : table.end], frames)
+    offsets = _extended_offsets(dataset, frames) or _basic_offsets(bytes(data[table.start : table.end]), frames)
     grouped = _by_offset(fragments, offsets) if offsets else None
     if grouped is None:
-        grouped = _by_order(data, fragments, frames)
+        grouped = _by_order(data, fragments, frames, is_complete=is_complete)
     return EncapsulatedFrames(data, tuple(grouped), not is_complete)
 
 
-def _items(data: bytes, at: int) -> tuple[list[Fragment], bool]:
+def _items(data: bytes | bytearray, at: int) -> tuple[list[Fragment], bool]:
     items: list[Fragment] = []
     while at + 8 <= len(data):
         tag, length = data[at : at + 4], struct.unpack_from("<I", data, at + 4)[0]
@@ -118,17 +121,24 @@ def _by_offset(fragments: list[Fragment], offsets: tuple[int, ...]) -> list[tupl
     return grouped if grouped else None
 
 
-def _by_order(data: bytes, fragments: list[Fragment], frames: int) -> list[tuple[Fragment, ...]]:
-    """Without a table: all of a single frame, one each, or up to each end of a code stream."""
+def _by_order(
+    data: bytes | bytearray, fragments: list[Fragment], frames: int, *, is_complete: bool
+) -> list[tuple[Fragment, ...]]:
+    """Without a table: all of a single frame, the fragments of each code stream, or one each.
+
+    PS3.5 section A.4.2 on: only code streams may be split into fragments. One frame more or less than there should be
+    would put other pixels under every number after it, so their number must be right; only the last may be cut off.
+    """
     if frames == 1:
         return [tuple(fragments)]
-    if len(fragments) <= frames:
-        return [(fragment,) for fragment in fragments]
-    grouped: list[tuple[Fragment, ...]] = []
-    waiting: list[Fragment] = []
-    for fragment in fragments:
-        waiting.append(fragment)
-        if _END_OF_STREAM in data[max(fragment.start, fragment.end - _PADDING_BYTES) : fragment.end]:
-            grouped.append(tuple(waiting))
-            waiting = []
-    return [*grouped, tuple(waiting)] if waiting else grouped
+    starts = [data.startswith(_STARTS_OF_STREAM, fragment.start, fragment.end) for fragment in fragments]
+    grouped: list[list[Fragment]] = []
+    is_ended = True
+    for fragment, is_start in zip(fragments, starts, strict=True):
+        if is_ended or is_start or not any(starts):
+            grouped.append([])
+        grouped[-1].append(fragment)
+        is_ended = _END_OF_STREAM in data[max(fragment.start, fragment.end - _PADDING_BYTES) : fragment.end]
+    if len(grouped) > frames or (is_complete and len(grouped) < frames):
+        raise UndecodablePixelsError("without an offset table it is unknown which fragments make which frame")
+    return [tuple(group) for group in grouped]

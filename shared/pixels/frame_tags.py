@@ -8,7 +8,7 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
-from shared.pixels.header import guarded, number_of_frames, parse
+from shared.pixels.header import guarded, parse
 from shared.pixels.limits import PixelLimits
 
 
@@ -21,9 +21,8 @@ def tag_matches(data: bytes, keyword: str, value: str, *, limits: PixelLimits) -
     Raises:
         NotAnImageError, OversizedPixelsError, UndecodablePixelsError: as `read_header`.
     """
-    dataset = parse(data, limits)
+    dataset, count = parse(data, limits)
     with guarded("header"):
-        count = number_of_frames(dataset)
         per_frame = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
         shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])[:1]
         everywhere = next(_found((*_macros(shared), dataset), keyword), None)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
+from shared.errors import UndecodablePixelsError
 from shared.pixels.attributes import FrameAttributes
 from shared.pixels.lut import Values, apply_lut
 from shared.pixels.window import Ramp, Sigmoid, Voi, apply_ramp, apply_sigmoid, fallback_voi, named_voi
@@ -32,6 +33,7 @@ def display_values(stored: NDArray[Any], attributes: FrameAttributes) -> tuple[N
 
     Raises:
         ValueError: a lookup table is not valid.
+        UndecodablePixelsError: values so large that they cannot be shown.
     """
     padded = _padding(stored, attributes.dataset)
     if stored.dtype.kind == "f":
@@ -42,6 +44,8 @@ def display_values(stored: NDArray[Any], attributes: FrameAttributes) -> tuple[N
         shown, more = _bent(stored, padded, luts[0], voi, attributes)
     else:
         shown, more = _straight(stored, padded, voi, attributes)
+    if shown.size and np.isnan(shown.min()):  # a window or a sum is beyond float64
+        raise UndecodablePixelsError("the frame's values are beyond what can be computed")
     shape = attributes.text("PresentationLUTShape")
     is_dark_high = attributes.dataset.get("PhotometricInterpretation") == "MONOCHROME1"
     if is_dark_high or shape == "INVERSE":  # PS3.3 section C.11.6.1.2: they mean the same, not each other's inverse

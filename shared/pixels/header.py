@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import math
 import struct
-import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,14 +15,16 @@ from pydicom import Dataset, dcmread
 from pydicom._uid_dict import UID_dictionary
 from pydicom.uid import (
     UID,
-    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
 
-from shared.errors import NotAnImageError, OversizedPixelsError, PermanentError, UndecodablePixelsError
+from shared.errors import NotAnImageError, PermanentError, UndecodablePixelsError
+from shared.pixels.deflated import DeflatedObject, deflated_object
+from shared.pixels.frame_count import frames_held, integer, number_of_frames
 from shared.pixels.limits import PixelLimits
+from shared.pixels.quiet import quiet
 
 _PIXEL_TAGS: Final = {
     (0x7FE0, 0x0008): "FloatPixelData",
@@ -38,7 +38,7 @@ class ImageHeader:
     """What selects and orders the frames of a series.
 
     Attributes:
-        number_of_frames: At least 1.
+        number_of_frames: At least 1, and no more than the pixels can hold.
         instance_number: Instance Number (0020,0013), if it is a number.
         position_mm: Image Position (Patient) along the normal of its plane; None without geometry.
         image_type: Values of Image Type (0008,0008), in capitals.
@@ -55,13 +55,14 @@ def read_header(data: bytes, *, limits: PixelLimits) -> ImageHeader:
 
     Raises:
         NotAnImageError: not DICOM, or an object without pixels.
-        UndecodablePixelsError: the data set is damaged.
+        OversizedPixelsError: a deflated data set inflates beyond the limit.
+        UndecodablePixelsError: the data set is damaged, or claims more frames than its pixels can hold.
     """
-    dataset = parse(data, limits)
+    dataset, frames = parse(data, limits)
     with guarded("header"):
         return ImageHeader(
-            number_of_frames=number_of_frames(dataset),
-            instance_number=_integer(dataset.get("InstanceNumber")),
+            number_of_frames=frames,
+            instance_number=integer(dataset.get("InstanceNumber")),
             position_mm=_position(dataset),
             image_type=tuple(str(value).strip().upper() for value in _values(dataset.get("ImageType"))),
         )
@@ -82,7 +83,7 @@ class ImageObject:
     """
 
     dataset: Dataset
-    data: bytes
+    data: bytes | bytearray
     keyword: str
     vr: str
     value_at: int
@@ -104,20 +105,28 @@ def open_image(data: bytes, limits: PixelLimits) -> ImageObject:
         UndecodablePixelsError: the data set is damaged.
     """
     with guarded("not readable as DICOM"):
-        dataset, source, end = _read(data, limits)
-        found = _pixel_element(dataset, source, end)
-        if found is None:
-            _refuse_without_pixels(dataset)
-        return ImageObject(dataset, source, *found)
+        stream = _stream(data, limits)
+        dataset = _data_set(stream, has_preamble=_has_preamble(data))
+        element = _pixel_element(dataset, stream)
+        return ImageObject(dataset, data if isinstance(stream, io.BytesIO) else stream.whole(), *element)
 
 
-def parse(data: bytes, limits: PixelLimits) -> Dataset:
-    """The data set of an image object, without its pixels. Read its elements under `guarded`.
+def parse(data: bytes, limits: PixelLimits) -> tuple[Dataset, int]:
+    """The data set of an image object, without its pixels, and how many frames it has.
+
+    Read its elements under `guarded`. A deflated object is inflated up to its pixels, and these are not kept.
 
     Raises:
-        NotAnImageError, OversizedPixelsError, UndecodablePixelsError: as `open_image`.
+        NotAnImageError, OversizedPixelsError, UndecodablePixelsError: as `read_header`.
     """
-    return open_image(data, limits).dataset
+    with guarded("not readable as DICOM"):
+        stream = _stream(data, limits)
+        dataset = _data_set(stream, has_preamble=_has_preamble(data))
+        keyword, _, value_at, length = _pixel_element(dataset, stream)
+        if number_of_frames(dataset) == 1:
+            return dataset, 1
+        size = len(data) if isinstance(stream, io.BytesIO) else stream.size_bytes()
+        return dataset, frames_held(dataset, keyword, length, size - value_at)
 
 
 @contextmanager
@@ -128,8 +137,7 @@ def guarded(what: str) -> Iterator[None]:
         UndecodablePixelsError: anything but one of our own errors was raised; the message is `what` and the
             class of what was raised. Its text is left out, and not chained: libraries quote elements' values in it.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         try:
             yield
         except PermanentError:
@@ -142,11 +150,6 @@ def guarded(what: str) -> Iterator[None]:
             if type(error).__name__ != "PanicException":
                 raise
             raise UndecodablePixelsError(f"{what}: the decoder failed") from None
-
-
-def number_of_frames(dataset: Dataset) -> int:
-    """Number of Frames (0028,0008), 1 where it is absent or no positive number."""
-    return max(1, _integer(dataset.get("NumberOfFrames")) or 1)
 
 
 def transfer_syntax(dataset: Dataset) -> UID:
@@ -166,43 +169,44 @@ def registered_name(uid: object, otherwise: str) -> str:
     return entry[0] if entry else otherwise
 
 
-def _read(data: bytes, limits: PixelLimits) -> tuple[Dataset, bytes, int]:
-    """The data set before its pixels, the bytes it was read from, and where in them reading ended."""
-    has_preamble = data[128:132] == b"DICM"
+def _has_preamble(data: bytes) -> bool:
+    return data[128:132] == b"DICM"
+
+
+def _stream(data: bytes, limits: PixelLimits) -> io.BytesIO | DeflatedObject:
+    """The object as a file of what pydicom is to read."""
     # Without a preamble only what starts with an element of group 2 or 8 is taken for DICOM.
-    if not has_preamble and data[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
-        raise NotAnImageError("not a DICOM object")
-    if has_preamble and DeflatedExplicitVRLittleEndian.encode() in data[:2048]:
-        data = _inflated(data, limits)
-    stream = io.BytesIO(data)
+    if not _has_preamble(data):
+        if data[:2] not in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
+            raise NotAnImageError("not a DICOM object")
+        return io.BytesIO(data)
+    return deflated_object(data, limits) or io.BytesIO(data)
+
+
+def _data_set(stream: io.BytesIO | DeflatedObject, *, has_preamble: bool) -> Dataset:
+    """The data set before its pixels, where the stream is then."""
     dataset = dcmread(stream, force=not has_preamble, stop_before_pixels=True)
     if has_preamble and len(dataset) == 0:  # pydicom's answer where an element of undefined length never ends
         raise UndecodablePixelsError("not readable as DICOM: the data set is empty or cut off")
     if not has_preamble and "SOPClassUID" not in dataset and "Rows" not in dataset:
         raise NotAnImageError("not a DICOM object")
-    return dataset, data, stream.tell()
+    return dataset
 
 
-def _pixel_element(dataset: Dataset, data: bytes, at: int) -> tuple[str, str, int, int | None] | None:
-    """Keyword, VR, place and length of the value of the pixel element whose tag is at `at`: PS3.5 section 7.1."""
+def _pixel_element(dataset: Dataset, stream: io.BytesIO | DeflatedObject) -> tuple[str, str, int, int | None]:
+    """Keyword, VR, place and length of the value of the pixel element that comes next: PS3.5 section 7.1."""
     is_implicit, is_little_endian = dataset.original_encoding
     order = "<" if is_little_endian is not False else ">"
-    if at + 8 > len(data):
-        return None
-    group, element = struct.unpack_from(f"{order}HH", data, at)
-    keyword = _PIXEL_TAGS.get((group, element))
-    if keyword is None:
-        return None
-    if is_implicit:
-        vr, value_at = "OW", at + 8
-    else:
-        vr = data[at + 4 : at + 6].decode("ascii", "replace")
-        # OB, OW, OF, OD and UN have a length of 4 bytes after 2 reserved ones.
-        value_at = at + 12
-        if value_at > len(data):
-            return None
-    length = struct.unpack_from(f"{order}I", data, value_at - 4)[0]
-    return keyword, vr, value_at, None if length == 0xFFFFFFFF else length
+    at = stream.tell()
+    start = stream.read(12)
+    keyword = _PIXEL_TAGS.get(struct.unpack_from(f"{order}HH", start)) if len(start) >= 8 else None
+    # OB, OW, OF, OD and UN have a length of 4 bytes after 2 reserved ones.
+    size = 8 if is_implicit else 12
+    if keyword is None or len(start) < size:
+        _refuse_without_pixels(dataset)
+    vr = "OW" if is_implicit else start[4:6].decode("ascii", "replace")
+    length = struct.unpack_from(f"{order}I", start, size - 4)[0]
+    return keyword, vr, at + size, None if length == 0xFFFFFFFF else length
 
 
 def _refuse_without_pixels(dataset: Dataset) -> NoReturn:
@@ -210,37 +214,6 @@ def _refuse_without_pixels(dataset: Dataset) -> NoReturn:
     if "Rows" in dataset and "Columns" in dataset:
         raise UndecodablePixelsError(f"{sop_class}: the pixel data is missing; the object may be truncated")
     raise NotAnImageError(f"{sop_class} holds no pixels")
-
-
-def _inflated(data: bytes, limits: PixelLimits) -> bytes:
-    """A deflated object (PS3.5 section A.5) as the explicit little-endian one that it is, if within the limit.
-
-    pydicom would inflate it whole, whatever its size.
-    """
-    # PS3.10 section 7.1: (0002,0000) UL, 4 bytes: the length of what follows it in group 2.
-    if data[132:136] != b"\x02\x00\x00\x00":
-        raise UndecodablePixelsError("a deflated data set without a file meta group length")
-    start = 144 + int.from_bytes(data[140:144], "little")
-    meta = data[:start]
-    deflated, plain = DeflatedExplicitVRLittleEndian.encode(), ExplicitVRLittleEndian.encode()
-    if deflated not in meta:
-        return data
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    rest = data[start:]
-    chunks: list[bytes] = []
-    size = 0
-    while not inflater.eof:
-        # With all input taken there may still be output to come.
-        chunk = inflater.decompress(rest, 1 << 20)
-        rest = inflater.unconsumed_tail
-        if not chunk and not rest:
-            break
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > limits.max_decoded_bytes:
-            raise OversizedPixelsError(f"the data set inflates beyond the limit of {limits.max_decoded_bytes} bytes")
-    # The same length, so that the group length and the element's own stay right; UIDs are padded with NULs.
-    return meta.replace(deflated, plain.ljust(len(deflated), b"\0")) + b"".join(chunks)
 
 
 def _position(dataset: Dataset) -> float | None:
@@ -252,13 +225,6 @@ def _position(dataset: Dataset) -> float | None:
     except (AttributeError, TypeError, ValueError):
         return None
     return distance if math.isfinite(distance) else None
-
-
-def _integer(value: Any) -> int | None:
-    try:
-        return int(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
 
 
 def _values(value: Any) -> list[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from shared.errors import NotAnImageError, OversizedPixelsError, UndecodablePixelsError
 from shared.pixels.frame import Frame
 from shared.pixels.limits import PixelLimits
+from shared.pixels.quiet import quiet
 
 _MONO_MODES = {"1": 1.0, "L": 255.0, "LA": 255.0, "I;16": 65535.0, "I;16B": 65535.0, "I": 65535.0, "F": 1.0}
 
@@ -24,9 +24,7 @@ def read_image(data: bytes, *, limits: PixelLimits) -> Frame:
         OversizedPixelsError: a limit is exceeded; nothing was decoded.
         UndecodablePixelsError: the file is damaged.
     """
-    with warnings.catch_warnings():
-        # Pillow's own warning about large images: our limits decide.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    with quiet():  # Pillow's own warning about large images: our limits decide
         try:
             with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
                 width, height = image.size

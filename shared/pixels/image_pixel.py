@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pydicom import Dataset
 
 from shared.errors import UndecodablePixelsError
-from shared.pixels.header import number_of_frames
+from shared.pixels.frame_count import number_of_frames
 
 RGB_NAMES = ("RGB", "YBR_RCT", "YBR_ICT")
 """Colour that a decoder gives as RGB (PS3.3 section C.7.6.3.1.2): the last two are JPEG 2000's own transforms."""

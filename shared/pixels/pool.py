@@ -32,7 +32,13 @@ from shared.pixels.pool_frames import (
     DecodersUnavailableError,
     PreparedFrame,
 )
-from shared.pixels.pool_process import START_TIMEOUT_S, DecodeProcess, WorkerLostError, WorkerOptions
+from shared.pixels.pool_process import (
+    START_TIMEOUT_S,
+    DecodeProcess,
+    ObjectNotBegunError,
+    WorkerLostError,
+    WorkerOptions,
+)
 
 LOSSES_PER_OBJECT: Final = 2
 START_TRIES: Final = 3
@@ -228,7 +234,7 @@ class _Lane:
 
     def _serve(self, pending: _Pending) -> None:
         left = list(pending.request.frame_numbers)
-        losses = 0
+        losses = not_begun = 0
         while not self._closing.is_set():
             process = self._ensure()
             try:
@@ -245,6 +251,11 @@ class _Lane:
                 if self._closing.is_set():
                     return
                 self._observer.worker_replaced(lost.reason)
+                if isinstance(lost, ObjectNotBegunError):
+                    not_begun += 1
+                    if not_begun == START_TRIES:
+                        raise DecodersUnavailableError("the decode workers take no object") from None
+                    continue
                 losses += 1
                 if not left:
                     break
@@ -260,14 +271,17 @@ class _Lane:
         pending.put(None)
 
     def _ensure(self) -> DecodeProcess:
-        """The worker, started if there is none."""
+        """The worker, started if there is none or it has ended since its last object."""
+        if self.process is not None and not self.process.is_alive:
+            self._drop()
+            self._observer.worker_replaced(DIED)
         for _ in range(START_TRIES):
             if self.process is not None:
                 return self.process
             if self._closing.is_set():
                 break
-            self.process = DecodeProcess(self._options)
             try:
+                self.process = DecodeProcess(self._options)
                 self.process.wait_until_ready()
             except WorkerLostError:
                 self._drop()

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from socket import socketpair
 from typing import Any, Final
@@ -19,6 +18,7 @@ import shared
 from shared import errors
 from shared.pixels.frame import FrameError
 from shared.pixels.limits import PixelLimits
+from shared.pixels.pool_channel import Channel
 from shared.pixels.pool_frames import DIED, TIMED_OUT, DecodeRequest, PreparedFrame
 from shared.pixels.pool_memory import FrameSlots, anonymous_file, shrink_object, write_object
 from shared.pixels.pool_worker import GO_ON, STOP, WorkerSpec
@@ -53,6 +53,10 @@ class WorkerLostError(Exception):
         self.reason = reason
 
 
+class ObjectNotBegunError(WorkerLostError):
+    """The worker was lost before it was given the object, which therefore is not to blame."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
     """What every worker of a pool is started with.
@@ -73,42 +77,57 @@ class DecodeProcess:
     """A worker process. Used by one thread at a time; its starter must live as long as it (prctl(2))."""
 
     def __init__(self, options: WorkerOptions) -> None:
-        """Start it, without waiting for it."""
+        """Start it, without waiting for it.
+
+        Raises:
+            WorkerLostError: the system is short of something; nothing is left behind.
+        """
         self._options = options
         size_px = options.size_px
-        ours, theirs = socketpair()
-        slots = anonymous_file(FrameSlots.size_bytes(size_px), fixed=True)
-        self._object = anonymous_file(0, fixed=False)
         try:
-            spec = WorkerSpec(
-                parent_pid=os.getpid(),
-                socket=theirs.fileno(),
-                slots=slots,
-                object=self._object,
-                size_px=size_px,
-                timeout_s=options.timeout_s,
-                memory_bytes=options.memory_bytes,
-                limits=asdict(options.limits),
-            )
-            self._process = subprocess.Popen(
-                [*options.command, json.dumps(asdict(spec))],
-                pass_fds=(theirs.fileno(), slots, self._object),
-                stdin=subprocess.DEVNULL,
-                # A decoder's own messages may quote the image's header.
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=_environment(),
-            )
-            self._slots = FrameSlots(slots, size_px)
-        finally:
-            theirs.close()
-            os.close(slots)
-        self._connection = Connection(ours.detach())
+            with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+                our_end, their_end = socketpair()
+                ours.callback(our_end.close)
+                theirs.callback(their_end.close)
+                slots = anonymous_file(FrameSlots.size_bytes(size_px), fixed=True)
+                theirs.callback(os.close, slots)
+                self._object = anonymous_file(0, fixed=False)
+                ours.callback(os.close, self._object)
+                self._slots = FrameSlots(slots, size_px)
+                ours.callback(self._slots.close)
+                spec = WorkerSpec(
+                    parent_pid=os.getpid(),
+                    socket=their_end.fileno(),
+                    slots=slots,
+                    object=self._object,
+                    size_px=size_px,
+                    timeout_s=options.timeout_s,
+                    memory_bytes=options.memory_bytes,
+                    limits=asdict(options.limits),
+                )
+                self._process = subprocess.Popen(
+                    [*options.command, json.dumps(asdict(spec))],
+                    pass_fds=(their_end.fileno(), slots, self._object),
+                    stdin=subprocess.DEVNULL,
+                    # A decoder's own messages may quote the image's header.
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env=_environment(),
+                )
+                self._channel = Channel(our_end, LONGEST_MESSAGE_BYTES)
+                self._release = ours.pop_all()
+        except OSError:  # no process, memory or descriptor to be had
+            raise WorkerLostError(DIED) from None
 
     @property
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
 
     def wait_until_ready(self) -> None:
         """Return once it can take an object.
@@ -122,9 +141,13 @@ class DecodeProcess:
         """The object's frames, as `DecodedObject`. Closed early, the worker stops after at most two more frames.
 
         Raises:
-            WorkerLostError: it ended, or a frame took longer than `timeout_s`.
+            ObjectNotBegunError: it cannot be given the object.
+            WorkerLostError: it ended, or a frame took longer than `timeout_s`. All it had sent was given before.
         """
-        self._begin(request)
+        try:
+            self._begin(request)
+        except WorkerLostError as lost:
+            raise ObjectNotBegunError(lost.reason) from None
         while True:
             answer = self._receive(self._options.timeout_s)
             if "error" in answer:
@@ -136,7 +159,9 @@ class DecodeProcess:
             except GeneratorExit:
                 self._stop()
                 raise
-            self._send(GO_ON)
+            # A worker that is gone may have sent more before it ended: read on, up to the end.
+            with contextlib.suppress(WorkerLostError):
+                self._send(GO_ON)
         shrink_object(self._object)
 
     def interrupt(self) -> None:
@@ -147,10 +172,8 @@ class DecodeProcess:
         """End it at once and let go of everything it had."""
         self._process.kill()
         self._process.wait()
-        self._connection.close()
-        self._slots.close()
         with contextlib.suppress(OSError):
-            os.close(self._object)
+            self._release.close()
 
     def _begin(self, request: DecodeRequest) -> None:
         source = request.source
@@ -184,13 +207,14 @@ class DecodeProcess:
             while not {"done", "error"} & self._receive(max(0.0, deadline - time.monotonic())).keys():
                 pass
         except WorkerLostError:
-            self._process.kill()  # noticed, and replaced, at its next object
+            self._process.kill()
+            self._process.wait()  # so that it is found dead, and replaced, before its next object
 
     def _receive(self, timeout_s: float) -> dict[str, Any]:
         try:
-            if not self._connection.poll(timeout_s):
-                raise WorkerLostError(TIMED_OUT)
-            answer = json.loads(self._connection.recv_bytes(LONGEST_MESSAGE_BYTES))
+            answer = json.loads(self._channel.receive(timeout_s))
+        except TimeoutError:
+            raise WorkerLostError(TIMED_OUT) from None
         except (EOFError, OSError, ValueError):
             raise WorkerLostError(DIED) from None
         if not isinstance(answer, dict):
@@ -199,7 +223,9 @@ class DecodeProcess:
 
     def _send(self, data: bytes) -> None:
         try:
-            self._connection.send_bytes(data)
+            self._channel.send(data, self._options.timeout_s)
+        except TimeoutError:
+            raise WorkerLostError(TIMED_OUT) from None
         except OSError:
             raise WorkerLostError(DIED) from None
 

@@ -21,16 +21,18 @@ import resource
 import signal
 import sys
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
+from socket import socket
 from typing import Any, Final
 
 from shared.errors import PipelineError
 from shared.pixels.limits import PixelLimits
+from shared.pixels.pool_channel import Channel
 from shared.pixels.pool_frames import DecodeRequest, PreparedFrame, decoded, read_source
 from shared.pixels.pool_memory import SLOTS, FrameSlots, read_object
 
 LONGEST_MESSAGE: Final = 500  # characters of an error's message
+LONGEST_JOB_BYTES: Final = 1 << 30  # of JSON; the parent is trusted
 GO_ON: Final = b"+"
 STOP: Final = b"."
 
@@ -59,22 +61,20 @@ def main() -> None:
     # The service decides when its workers end: a Ctrl-C or a stop of the whole group reaches it as well.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    connection = Connection(spec.socket)
+    connection = Channel(socket(fileno=spec.socket), LONGEST_JOB_BYTES)
     slots = FrameSlots(spec.slots, spec.size_px)
     limits = PixelLimits(**spec.limits)
     _send(connection, {"ready": True})
     while True:
         try:
-            job = json.loads(connection.recv_bytes())
+            job = json.loads(connection.receive())
         except (EOFError, OSError):
             return
         with contextlib.suppress(BrokenPipeError):
             _work(job, spec, connection, slots, limits)
 
 
-def _work(
-    job: dict[str, Any], spec: WorkerSpec, connection: Connection, slots: FrameSlots, limits: PixelLimits
-) -> None:
+def _work(job: dict[str, Any], spec: WorkerSpec, connection: Channel, slots: FrameSlots, limits: PixelLimits) -> None:
     unseen = 0  # messages about frames that the parent has not answered yet
     slot = 0
     try:
@@ -82,7 +82,7 @@ def _work(
         data = read_source(_request(job, spec))
         for item in decoded(data, tuple(job["frame_numbers"]), spec.size_px, limits):
             if unseen == SLOTS:
-                if connection.recv_bytes() == STOP:
+                if connection.receive() == STOP:
                     _send(connection, {"done": True})
                     return
                 unseen -= 1
@@ -102,7 +102,7 @@ def _work(
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     _send(connection, answer)
-    while unseen and connection.recv_bytes() != STOP:
+    while unseen and connection.receive() != STOP:
         unseen -= 1
 
 
@@ -121,8 +121,8 @@ def _request(job: dict[str, Any], spec: WorkerSpec) -> DecodeRequest:
     return DecodeRequest(job["key"], source, job["sha256"], tuple(job["frame_numbers"]))
 
 
-def _send(connection: Connection, message: dict[str, Any]) -> None:
-    connection.send_bytes(json.dumps(message).encode())
+def _send(connection: Channel, message: dict[str, Any]) -> None:
+    connection.send(json.dumps(message).encode())
 
 
 def _alarm(spec: WorkerSpec) -> None:

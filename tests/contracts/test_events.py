@@ -42,7 +42,8 @@ def test_every_golden_sample_is_valid_and_comes_back_unchanged(event: type[Event
     sample = json.loads(path.read_text())
     validator(event).validate(sample)
     read = event.model_validate(sample)
-    assert json.loads(read.model_dump_json()) == sample
+    # what an older sample does not have yet comes back as a default
+    assert json.loads(read.model_dump_json(exclude_unset=True)) == sample
 
 
 @pytest.mark.parametrize(("event", "path"), SAMPLES, ids=lambda value: getattr(value, "stem", ""))

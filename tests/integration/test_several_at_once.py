@@ -81,15 +81,23 @@ async def test_an_event_that_is_not_done_is_not_committed_by_the_others(
     impatient = kafka.model_copy(update={"stop_timeout_s": 1.0})
     done: Counter[str] = Counter()
     stuck: list[StudyReceived] = []
+    running = 0
 
     async def handler(event: StudyReceived) -> None:
-        if not stuck:
-            stuck.append(event)
-            await asyncio.sleep(600)
+        nonlocal running
+        running += 1
+        try:
+            # only once both members of the group have a partition: a member that is busy delays the other's joining
+            if not stuck and running == 2:
+                stuck.append(event)
+                await asyncio.sleep(600)
+            await asyncio.sleep(0.02)
+        finally:
+            running -= 1
         done[str(event.event_id)] += 1
 
     async with consuming_two(impatient, topic, handler):
-        await until(lambda: len(done) > 0)
+        await until(lambda: len(stuck) > 0)
         await asyncio.sleep(1.5)  # the other partition runs dry
     first_round = sum(done.values())
     assert 0 < first_round < len(published)

@@ -184,7 +184,7 @@ async def test_a_cancelled_handler_is_neither_committed_nor_routed(
         await delivering
     assert publisher.published == []
     assert router.health is not None
-    assert router.health._busy_since is None
+    assert not router.health._busy_since
 
 
 async def test_one_handler_runs_at_a_time(publisher: RememberingPublisher) -> None:
@@ -212,12 +212,12 @@ async def test_as_many_handlers_run_at_once_as_there_are_turns_and_the_last_one_
     busy_after_first: list[bool] = []
 
     async def handle(seconds: float) -> None:
-        running.append(turns.taken)
+        running.append(len(health._busy_since))
         await asyncio.sleep(seconds)
 
     async def deliver(router: Router, seconds: float) -> None:
         await router.deliver(record(), lambda: handle(seconds))
-        busy_after_first.append(health._busy_since is not None)
+        busy_after_first.append(bool(health._busy_since))
 
     await asyncio.gather(*(deliver(router, 0.02 * n) for n, router in enumerate(routers, start=1)))
     assert max(running) == 2
@@ -230,11 +230,11 @@ async def test_a_handler_at_work_shows_in_the_health(router: Router) -> None:
 
     async def handle() -> None:
         assert router.health is not None
-        seen.append(router.health._busy_since is not None)
+        seen.append(bool(router.health._busy_since))
 
     await router.deliver(record(), handle)
     assert seen == [True]
-    assert router.health._busy_since is None
+    assert not router.health._busy_since
 
 
 async def test_a_cut_pause_stays_cut_while_stopping() -> None:
@@ -247,3 +247,34 @@ async def test_a_cut_pause_stays_cut_while_stopping() -> None:
     again.cut()
     again.resume()
     await again.wait(0.001)
+
+
+async def test_a_handler_that_hangs_is_seen_while_another_moves_on(publisher: RememberingPublisher) -> None:
+    now = 0.0
+    turns, health = Turns(2), Health(stuck_after_s=10.0, clock=lambda: now)
+    router = Router(SETTINGS, "g", publisher, turns, health, now=lambda: NOW)  # type: ignore[arg-type]
+    hung, moving = asyncio.Event(), asyncio.Event()
+
+    async def hang() -> None:
+        await hung.wait()
+
+    async def move() -> None:
+        await moving.wait()
+        await asyncio.to_thread(health.progress, busy=True)
+        moving.clear()
+        await moving.wait()
+
+    tasks = [asyncio.create_task(router.deliver(record(), handle)) for handle in (hang, move)]
+    await asyncio.sleep(0.01)
+    now = 9.0
+    moving.set()
+    await asyncio.sleep(0.1)
+    assert health.is_alive()
+    now = 11.0
+    assert not health.is_alive()
+    hung.set()
+    await tasks[0]
+    assert health.is_alive(), "the one that moved is still at work"
+    moving.set()
+    await asyncio.gather(*tasks)
+    assert not health._busy_since

@@ -5,7 +5,10 @@
 Where LIDC-IDRI's outlines are kept (see `lung_sources`), the nodule has a real outline and the radiologists'
 votes decide how it is painted: spicules, margin, texture, calcification. Else both are drawn from laws like theirs.
 Both kinds follow one law of size, place and density; distractors are alike in all classes, and a normal study has
-a band as large as the nodule instead. Phantoms stand for no real patient. Research use only.
+a band as large as the nodule instead.
+The real textures draw from outlines that the drawn ones never use; subjects of the drawn sources share outlines, so
+only the real textures, held out together, measure unseen ones.
+Phantoms stand for no real patient. Research use only.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ class LungCt:
     """The recipe of the task lung-ct."""
 
     task: Final = "lung-ct"
-    version: Final = 1
+    version: Final = 2  # 2: held-out sources draw outlines of their own
     labels: Final = LABELS
     normal: Final = NORMAL
 
@@ -139,7 +142,7 @@ def _synthesise(
         covers = [(band, np.zeros(shape, np.float32))] * SLICES
         masks = [np.zeros(shape, np.bool_)] * SLICES
     else:
-        nodule = draw_nodule(outlines, label, lesion_rng)
+        nodule = draw_nodule(outlines, label, lesion_rng, held_out=texture in REAL)
         for index in range(SLICES):
             height = (index - (SLICES - 1) / 2) * SLICE_STEP_MM / SPACING_MM
             radius = float(np.sqrt(max((diameter / 2) ** 2 - height**2, 9.0)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +17,8 @@ from shared.errors import ConfigurationError
 BENIGN: Final = "benign-like"
 MALIGNANT: Final = "malignant-like"
 LIDC, OWN = "lidc", "own"
+EVALUATION_SHARE: Final = 0.35
+"""Of each class's LIDC outlines, those that only the held-out sources draw."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,21 +32,35 @@ class Nodule:
     calcification: float
 
 
-def draw_nodule(outlines: str, label: str, rng: np.random.Generator) -> Nodule:
-    """A nodule of class `label`.
+def draw_nodule(outlines: str, label: str, rng: np.random.Generator, *, held_out: bool = False) -> Nodule:
+    """A nodule of class `label`; with LIDC's outlines from one of two pools that share none (see `outline_pool`).
 
     Raises:
-        ConfigurationError: LIDC's outlines are wanted, but not kept on this machine.
+        ConfigurationError: LIDC's outlines are wanted, but not kept on this machine, or too few for two pools.
     """
     if outlines == OWN:
         return _own_nodule(label, rng)
     kept = load_outlines()
     if kept is None:
         raise ConfigurationError("LIDC's outlines are not in the cache: see 'Lung phantom' in docs/data.md")
-    chosen = _of_class(kept, label)
+    chosen = outline_pool(kept, label, held_out=held_out)
+    if not len(chosen):
+        raise ConfigurationError(f"too few of LIDC's outlines are kept to draw a {label} nodule")
     index = int(chosen[rng.integers(len(chosen))])
     _, spiculation, _, margin, texture, calcification = (float(vote) for vote in kept.votes[index])
     return Nodule(kept.radii[index].astype(np.float64), spiculation, margin, texture, calcification)
+
+
+def outline_pool(outlines: Outlines, label: str, *, held_out: bool) -> NDArray[np.int64]:
+    """Indices of a class's outlines for the sources that training holds out, or for the others.
+
+    The outlines' own hashes decide, so that neither their order nor a seed moves one from pool to pool.
+    """
+    chosen = _of_class(outlines, label)
+    hashes = [hashlib.sha256(np.ascontiguousarray(outlines.radii[index], "<f4").tobytes()).digest() for index in chosen]
+    # Equal outlines go to one pool: the cut is a hash, not a rank.
+    cut = sorted(hashes)[round(EVALUATION_SHARE * len(hashes))] if hashes else b""
+    return np.array([index for index, own in zip(chosen, hashes, strict=True) if (own < cut) == held_out], np.int64)
 
 
 def _of_class(outlines: Outlines, label: str) -> NDArray[np.int64]:

@@ -8,8 +8,11 @@ import time
 import numpy as np
 import pytest
 
-from services.embedder.batches import SharedBatches
+from services.embedder.batches import EncodedRows, SharedBatches
+from services.embedder.handlers import Progress
 from services.embedder.ports import StoppingError
+from shared.errors import InvalidVectorError, TransientError
+from shared.health import Health
 from shared.vision.features import Features
 
 
@@ -178,3 +181,87 @@ def test_a_head_that_cannot_read_fails_its_own_study(encoder):
             with pytest.raises(RuntimeError, match="no patch tokens"):
                 bad.encoded()
         assert len(good.encoded().features.cls) == 1
+
+
+def outcome(batches: SharedBatches, count: int) -> object:
+    """What a study of `count` frames gets, in a thread of its own: a study that hangs must not hang the tests."""
+    found: list[object] = []
+
+    def run() -> None:
+        try:
+            with batches.study(nothing) as rows:
+                for square in squares(count, 0):
+                    rows.add(square)
+                found.append(rows.encoded())
+        except BaseException as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert found, "the study hangs"
+    return found[0]
+
+
+def test_a_model_that_answers_for_too_few_frames_fails_the_study_and_works_on(encoder):
+    class Short(type(encoder)):
+        lost = 1
+
+        def encode_squares(self, squares):
+            return super().encode_squares(squares[self.lost :])
+
+    short = Short()
+    with SharedBatches(short) as batches:
+        assert isinstance(outcome(batches, 2), InvalidVectorError)
+        short.lost = 0
+        assert isinstance(outcome(batches, 2), EncodedRows)
+
+
+def test_features_that_cannot_be_shared_out_fail_the_study_and_the_model_works_on(encoder):
+    class Lacking(type(encoder)):
+        lacking = True
+
+        def encode_squares(self, squares):
+            features = super().encode_squares(squares)
+            return Features(features.cls, features.middle[1:]) if self.lacking else features
+
+    lacking = Lacking()
+    with SharedBatches(lacking) as batches:
+        assert isinstance(outcome(batches, 2), Exception)
+        lacking.lacking = False
+        assert isinstance(outcome(batches, 2), EncodedRows)
+
+
+def test_when_the_models_thread_ends_every_study_ends_and_the_service_is_told(encoder):
+    class Ending(type(encoder)):
+        def encode_squares(self, squares):
+            raise SystemExit
+
+    told = threading.Event()
+    batches = SharedBatches(Ending(), on_failure=told.set)
+    assert isinstance(outcome(batches, 2), TransientError)
+    assert told.wait(10)
+    assert isinstance(outcome(batches, 2), TransientError), "a study that comes later"
+    batches.close()
+
+
+def test_a_stop_is_noticed_while_the_model_works_without_showing_progress(encoder):
+    free = threading.Event()
+
+    class Slow(type(encoder)):
+        def encode_squares(self, squares):
+            free.wait(30)
+            return super().encode_squares(squares)
+
+    now = 0.0
+    health = Health(stuck_after_s=10.0, clock=lambda: now)
+    progress = Progress(health)
+    with SharedBatches(Slow(), check_stop=progress.check) as batches:
+        with batches.study(progress) as rows:
+            rows.add(squares(1, 0)[0])
+            now = 11.0
+            threading.Timer(1.5, progress.stop).start()
+            with pytest.raises(StoppingError):
+                rows.encoded()
+        assert not health.is_alive()
+        free.set()

@@ -12,6 +12,7 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import RLELossless
 
+from services.embedder.compose_event import rules_of
 from services.embedder.ports import StoppingError
 from shared.archive import LocalArchive, diagnosis_key
 from shared.errors import (
@@ -28,7 +29,7 @@ from shared.pixels.pool_frames import DecodeInProcess
 from shared.vector_index.memory import MemoryIndex
 from shared.vector_index.port import AnyOf, Filter
 from shared.vision.features import Features
-from shared.vision.frame_policy import evenly
+from shared.vision.frame_policy import FramesPolicy, evenly
 from shared.vision.heads import Familiarity
 
 
@@ -41,7 +42,9 @@ def test_a_study_becomes_points_and_a_diagnosis(embed, archive, index, encoder):
     (event,) = embed(received)
     assert (event.task, event.decision, event.label) == ("brain-mr", Decision.FINDING, "lesion")
     assert event.confidence == pytest.approx(0.95, abs=0.01)
-    assert event.event_id == StudyDiagnosed.identify(STUDY, 1, "brain-mr", encoder.id, embed.tasks[0].head.id)
+    task = embed.tasks[0]
+    identity = StudyDiagnosed.identify(STUDY, 1, "brain-mr", encoder.id, task.head.id, rules_of(task))
+    assert event.event_id == identity
     assert event.frames_embedded == index.count() == 5
     assert not event.partial
     assert {point.id for point in points(index)} == {point_id(encoder.id, f"1.2.826.1.1.{n}", 1) for n in range(1, 6)}
@@ -435,3 +438,19 @@ def test_an_object_that_changes_between_survey_and_decoding_is_an_error(embed, t
     with pytest.raises(ArchiveObjectCorruptError, match="SHA-256"):
         replace(embed, archive=archive, decoder=decoder)(received)
     assert index.count() == 0
+
+
+def test_a_diagnosis_by_other_limits_frames_or_card_is_not_given_again(embed, archive):
+    received = archive_study(archive, slices(3))
+    task = replace(embed.tasks[0], card_sha256="a" * 64)
+    definition = task.definition
+    stricter = replace(task, definition=definition.model_copy(update={"abstain_below": 0.99}))
+    fewer = replace(task, definition=definition.model_copy(update={"frames": FramesPolicy(max=1)}))
+    described_anew = replace(task, card_sha256="b" * 64)
+    events = [replace(embed, tasks=(each,))(received)[0] for each in (task, stricter, fewer, described_anew)]
+    assert [event.decision for event in events[:2]] == [Decision.FINDING, Decision.ABSTAINED]
+    assert events[2].series[0].frames == 1
+    assert events[3].model_card.card_sha256 == "b" * 64
+    assert len({event.event_id for event in events}) == 4
+    (again,) = replace(embed, tasks=(task,))(received)
+    assert again.event_id == events[0].event_id

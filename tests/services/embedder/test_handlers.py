@@ -107,3 +107,13 @@ def test_after_a_stop_progress_ends_the_work_for_another_worker():
     with pytest.raises(StoppingError) as stopped:
         progress()
     assert isinstance(stopped.value, TransientError)
+
+
+def test_a_failure_for_good_ends_the_work_and_the_service_is_not_alive():
+    ended: list[bool] = []
+    progress = Progress(Health(), lambda: ended.append(True))
+    progress.fail()
+    assert not progress.health.is_alive()
+    assert ended == [True]
+    with pytest.raises(StoppingError):
+        progress.check()

@@ -81,6 +81,12 @@ def test_labelled_studies_become_cases_at_their_newest_revision(archive):
     assert dataset.patients_known
 
 
+def test_a_site_is_told_by_a_letter(archive):
+    rows = labelled("study,label,site\n1.1,spot,Dr Smith\n1.2,bar,Town\n1.3,normal,Dr Smith\n")
+    dataset = archive_dataset(archive, rows, DEFINITION)
+    assert [case.subgroup["scanner"] for case in dataset.cases] == ["A", "B", "A"]
+
+
 def test_images_may_be_labelled_one_by_one(archive):
     store(archive, "1.1", revision=2, images=3)
     rows = labelled("sop,study,label\n1.1.1.2,1.1,spot\n1.1.1.3,1.1,normal\n1.2.1.1,,bar\n,1.3,normal\n")

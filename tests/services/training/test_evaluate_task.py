@@ -11,7 +11,8 @@ import pytest
 from labelled_images import DEFINITION, FINDING, LABELS, PlainEncoder, case_of, write_class_folders
 
 from services.training import evaluate_task as module
-from services.training.cases import Case
+from services.training.case_features import CaseEncoder
+from services.training.cases import Case, DatasetError
 from services.training.evaluate_task import Comparison, Evaluated, EvaluateOptions, evaluate_task
 from services.training.evaluation_figures import evaluation_page
 from services.training.evaluation_markdown import report_markdown
@@ -21,8 +22,8 @@ from services.training.judged import Judged
 from services.training.strange_images import StrangeSet, strange_sets
 from services.training.subgroups import subgroup_figures
 from services.training.train_task import TrainOptions, train_task
-from shared.errors import WeightsError
-from shared.pixels import Frame
+from shared.errors import OversizedPixelsError, WeightsError
+from shared.pixels import Frame, PixelLimits
 from shared.vision.tasks import Task
 
 
@@ -140,6 +141,29 @@ def test_a_head_of_another_backbone_is_refused(task: Task) -> None:
         evaluate_task(task, {"Fresh": fresh(3)}, OtherEncoder(), EvaluateOptions())
 
 
+def test_images_beyond_the_limits_are_refused_wherever_they_are_read(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = PixelLimits(max_frame_pixels=48 * 48 - 1)
+    with pytest.raises(DatasetError, match="exceed the limit"):
+        evaluate_task(task, {"Fresh": fresh(3)}, PlainEncoder(), EvaluateOptions(), limits=small)
+    with pytest.raises(OversizedPixelsError):
+        module._frames_of(fresh(3), 2, small)
+    comparison = Comparison(fresh(3), fresh(3), {"mean only": OtherEncoder})
+    seen = []
+    monkeypatch.setattr(module, "CaseEncoder", lambda *given, **named: seen.append(given[2]) or CaseEncoder(*given))
+    monkeypatch.setattr(module, "_compared", lambda task, comparison, encode, own, options, reader: reader(own) and ())
+    evaluate_task(
+        task,
+        {"Fresh": fresh(12)},
+        PlainEncoder(),
+        EvaluateOptions(draws=100, strange=0),
+        comparison=comparison,
+        limits=PixelLimits(max_frames=7),
+    )
+    assert seen == [PixelLimits(max_frames=7)] * 2
+
+
 def made_judged(traits: tuple[dict[str, str], ...]) -> Judged:
     count = len(traits)
     rng = np.random.default_rng(0)
@@ -155,9 +179,11 @@ def made_judged(traits: tuple[dict[str, str], ...]) -> Judged:
 
 
 def test_small_subgroups_are_not_told() -> None:
-    judged = made_judged(tuple({"scanner": "ABC"[min(k // 8, 2)]} if k < 19 else {} for k in range(24)))
+    judged = made_judged(tuple({"scanner": "ABC"[min(k // 10, 2)]} if k < 29 else {} for k in range(34)))
     found = subgroup_figures(judged, draws=100, seed=0)
-    assert [(one.value, one.n) for one in found] == [("A", 8), ("B", 8)]  # C has three studies
+    assert [(one.value, one.n) for one in found] == [("A", 10), ("B", 10)]  # C has nine patients
+    fewer = np.where(np.arange(34) == 11, "10", judged.patients)  # B has ten studies of nine patients
+    assert subgroup_figures(replace(judged, patients=fewer), draws=100, seed=0) == ()
 
 
 def test_a_page_is_drawn_without_distances_too() -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from labelled_images import FINDING, LABELS, made_up
+from scipy.optimize import OptimizeResult, minimize
 
+from services.training import calibration as calibration_module
 from services.training.calibration import calibrate_scores, calibrated, operating_point
+from services.training.card_text import limits_of
 from services.training.case_features import CaseFeatures, choose_frames
 from services.training.cases import DatasetError
 from services.training.fit import Probe, case_classes, case_logits, fit_probe, folds_of, stack_frames
@@ -84,6 +88,19 @@ def test_sources_can_be_left_out_together():
         fitted([made_up(seed) for seed in range(60)], grouping="source")
 
 
+def test_a_fold_that_would_not_know_a_class_is_an_error():
+    # Two big sources without bars, and two small ones of bars alone, which fill up the smaller half together.
+    others = [made_up(seed) for seed in range(60) if seed % 3 != LABELS.index("bar")][:38]
+    bars = [made_up(LABELS.index("bar")), made_up(3 + LABELS.index("bar"))]
+    sources = ["a"] * 20 + ["b"] * 18 + ["c", "d"]
+    cases = [
+        replace(one, case=replace(one.case, source=source))
+        for one, source in zip([*others, *bars], sources, strict=True)
+    ]
+    with pytest.raises(DatasetError, match="leave out all of a class"):
+        folds_of(cases, case_classes(cases, LABELS), "source", 0)
+
+
 def test_few_frames_of_a_case_are_fitted_and_all_of_them_scored():
     rows = stack_frames([made_up(1), made_up(0)], LABELS, fitted_frames=4)
     assert rows.is_fitted[:8].sum() == 4
@@ -144,6 +161,37 @@ def test_scores_without_a_fault_do_not_make_answers_certain(per_class):
     calibration = calibrate_scores(logits, classes, np.array([False, True]))
     confidence = softmax(logits / calibration.temperature).max(axis=1)
     assert confidence.mean() == pytest.approx((per_class + 1) / (per_class + 2), abs=0.002)
+
+
+def test_scores_that_speak_against_the_truth_end_at_a_bound_and_it_is_said():
+    classes = np.tile([0, 1, 2], 40)
+    wrong = -5.0 * np.eye(3)[classes]
+    assert calibrate_scores(wrong, classes, FINDING).at_bound
+    far = np.where(np.arange(3) == 0, -4000.0, 0.0) + 1000.0 * np.eye(3)[classes]
+    assert calibrate_scores(far, classes, FINDING).at_bound
+    sound = calibrate_scores(np.random.default_rng(0).normal(size=(120, 3)) + 2 * np.eye(3)[classes], classes, FINDING)
+    assert (sound.at_bound, sound.has_converged) == (False, True)
+    limits = {"patients_known": True, "moved": 0, "test_cases": 200, "frames_labelled": True, "is_reached": True}
+    said = set(limits_of("folder", **limits, is_calibrated=False)) - set(limits_of("folder", **limits))
+    assert "calibration ended at a limit" in said.pop()
+
+
+def test_a_fit_that_did_not_settle_is_said(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(calibration_module, "minimize", partial(minimize, options={"maxiter": 3}))
+    classes = np.tile([0, 1, 2], 40)
+    found = calibrate_scores(np.random.default_rng(0).normal(size=(120, 3)), classes, FINDING)
+    assert not found.has_converged
+
+
+@pytest.mark.parametrize("value", [np.nan, 3.0])
+def test_a_fit_that_comes_no_closer_is_dropped(monkeypatch: pytest.MonkeyPatch, value):
+    worse = OptimizeResult(x=np.array([4.0, 3.0]), fun=value, success=True)
+    monkeypatch.setattr(calibration_module, "minimize", lambda *_, **__: worse)
+    classes = np.tile([0, 1, 2], 40)
+    logits = np.random.default_rng(0).normal(size=(120, 3))
+    found = calibrate_scores(logits, classes, FINDING)
+    assert (found.offset, found.temperature) == (0.0, 1.0)
+    assert found.loss == pytest.approx(-np.log(softmax(logits)[np.arange(120), classes]).mean())
 
 
 @pytest.mark.parametrize("factor", [0.2, 5.0])

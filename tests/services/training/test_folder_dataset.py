@@ -114,6 +114,100 @@ def test_rows_that_contradict_or_name_nothing_are_errors(tmp_path: Path, rows, w
         folder_dataset(tmp_path, DEFINITION)
 
 
+def test_the_headers_patient_counts_more_than_the_folder(tmp_path: Path):
+    fill(tmp_path, without="spot")
+    for study in ("1.2", "1.3"):
+        write(tmp_path / "spot" / f"study-{study}" / "1.dcm", mr(f"{study}.1", study, patient="P1"))
+    write(tmp_path / "spot" / "no-name" / "1.dcm", mr("1.4.1", "1.4", patient=""))
+    dataset = folder_dataset(tmp_path, DEFINITION)
+    patients = [case.patient for case in dataset.cases if case.label == "spot"]
+    assert patients == ["P1", "P1", "no-name"]
+
+
+def test_slices_of_a_study_stay_together_though_rows_name_files(tmp_path: Path):
+    fill(tmp_path)
+    rows = [f"{label}/filler.png,{label}" for label in LABELS]
+    for number in range(3):
+        write(tmp_path / f"{number}.dcm", mr(f"1.2.{number}", "1.2", patient="", InstanceNumber=str(number)))
+        rows.append(f"{number}.dcm,spot")
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    dataset = folder_dataset(tmp_path, DEFINITION)
+    (case,) = [case for case in dataset.cases if case.study == "1.2"]
+    assert case.load().names == ("0.dcm", "1.dcm", "2.dcm")
+    assert case.patient == "1.2"
+    assert not dataset.patients_known
+
+
+def test_a_study_that_rows_call_two_is_of_one_patient(tmp_path: Path):
+    fill(tmp_path)
+    rows = [f"{label}/filler.png,{label},{label}" for label in LABELS]
+    for number in range(2):
+        write(tmp_path / f"{number}.dcm", mr(f"1.2.{number}", "1.2", patient=""))
+        rows.append(f"{number}.dcm,spot,mine-{number}")
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,study", *rows]) + "\n")
+    cases = [case for case in folder_dataset(tmp_path, DEFINITION).cases if case.study.startswith("mine")]
+    assert [case.patient for case in cases] == ["1.2", "1.2"]
+
+
+def test_what_is_left_out_is_counted_by_reason(tmp_path: Path):
+    fill(tmp_path)
+    bare = mr("1.2.1", "1.2")[132:]
+    write(tmp_path / "spot" / "bare", bare)
+    write(tmp_path / "spot" / "ct.dcm", mr("1.2.3", "1.2", Modality="CT"))
+    write(tmp_path / "bar" / "mg.dcm", mr("1.2.5", "1.2", Modality="MG"))
+    write(tmp_path / "spot" / "scout.dcm", mr("1.2.4", "1.2", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
+    write(tmp_path / "spot" / "notes.txt", b"no image")
+    write(tmp_path / "spot" / "cut.dcm", mr("1.2.6", "1.2")[:150] + b"\xff" * 40)
+    write(tmp_path / "lost.png", png(picture(1, "spot")))
+    assert folder_dataset(tmp_path, DEFINITION).description == (
+        "a folder, class folders; left out: 1 DICOM files of an excluded image type, 2 DICOM files of another "
+        "modality, 1 DICOM files without a preamble, 1 DICOM files without an image, 1 files beside the class "
+        "folders, 1 files that are no images"
+    )
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".TIF", ".tiff", ".webp", ".gif"])
+def test_pictures_of_a_kind_that_is_not_read_are_refused_not_dropped(tmp_path: Path, suffix):
+    fill(tmp_path)
+    for number in range(2):
+        write(tmp_path / "spot" / f"Smith{number}{suffix}", b"BM")
+    with pytest.raises(DatasetError, match=r"^2 pictures that are not read .*convert them to PNG") as error:
+        folder_dataset(tmp_path, DEFINITION)
+    assert "Smith" not in str(error.value)
+    rows = "".join(f"{label}/filler.png,{label}\n" for label in LABELS)
+    (tmp_path / "labels.csv").write_text("path,label\n" + rows)
+    assert len(folder_dataset(tmp_path, DEFINITION).cases) == 3  # no row refers to them
+    (tmp_path / "labels.csv").write_text(f"path,label\n{rows}spot/Smith0{suffix},spot\n")
+    with pytest.raises(DatasetError, match=r"^row 5: 1 pictures that are not read") as error:
+        folder_dataset(tmp_path, DEFINITION)
+    assert "Smith" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["Smith" * 80 + ".png", "Smith.dcm"])
+def test_a_path_that_cannot_be_read_is_named_by_its_row(tmp_path: Path, name):
+    plain = b"\x14\x001.2.840.10008.1.2.1\0"  # now called deflated, which it is not
+    write(tmp_path / "Smith.dcm", mr("1.2.1", "1.2").replace(plain, b"\x16\x001.2.840.10008.1.2.1.99"))
+    (tmp_path / "labels.csv").write_text(f"path,label\n{name},spot\n")
+    with pytest.raises(DatasetError, match="row 2") as error:
+        folder_dataset(tmp_path, DEFINITION)
+    assert "Smith" not in str(error.value)
+
+
+def test_scanners_and_sites_become_letters_and_other_traits_have_few_values(tmp_path: Path):
+    fill(tmp_path)
+    write(tmp_path / "1.dcm", mr("1.2.1", "1.2", ManufacturerModelName="Model X", PatientSex="M"))
+    sites = ("Dr Smith, Town", "Elsewhere", "Dr Smith, Town")
+    rows = [f'{label}/filler.png,{label},"{site}"' for label, site in zip(LABELS, sites, strict=True)]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,site", *rows, "1.dcm,spot,"]) + "\n")
+    by_study = {case.study: case.subgroup for case in folder_dataset(tmp_path, DEFINITION).cases}
+    assert by_study == {
+        "1.2": {"sex": "M", "scanner": "A"},
+        "bar/filler.png": {"scanner": "B"},
+        "normal/filler.png": {"scanner": "B"},
+        "spot/filler.png": {"scanner": "C"},
+    }
+
+
 def test_unknown_class_folders_are_counted_not_named(tmp_path: Path):
     fill(tmp_path)
     write(tmp_path / "Smith John" / "1.png", png(picture(1, "spot")))

@@ -97,7 +97,15 @@ def test_any_bytes_are_rows_or_a_clear_error(tmp_path_factory, data):
         ("101", "90+"),
         ("60-69", "60-69"),
         ("old", None),
+        ("63-63", "60-69"),
+        ("65-69", "60-69"),
+        ("63-72", None),
+        ("69-60", None),
+        ("90-99", "90+"),
+        ("95-104", "90+"),
+        ("90+", "90+"),
+        ("85+", None),
     ],
 )
-def test_ages_become_ten_year_bands(text, band):
+def test_ages_become_aligned_ten_year_bands(text, band):
     assert age_band(text) == band

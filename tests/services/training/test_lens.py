@@ -80,6 +80,35 @@ def test_a_lens_needs_masks_of_every_finding() -> None:
     assert not can_fit_lens(complete, LABELS, np.array([True, True, True]))
 
 
+def uncovered(one: CaseFeatures) -> CaseFeatures:
+    assert one.coverage is not None
+    return replace(one, coverage=np.minimum(one.coverage, np.float32(0.1)))
+
+
+def test_there_is_no_lens_where_a_fold_would_not_know_a_finding() -> None:
+    training = cases(range(12))
+    few = [uncovered(one) if one.label == "bar" and one.case.patient not in ("3", "4") else one for one in training]
+    assert can_fit_lens(training, LABELS, FINDING, "patient", 0)
+    assert not can_fit_lens(few, LABELS, FINDING, "patient", 0)  # the fold without patient 3 has one patient left
+    twins = [replace(one, case=replace(one.case, patient=str(int(one.case.patient) % 2))) for one in training]
+    assert not can_fit_lens(twins, LABELS, FINDING, "patient", 0)
+    covered = [replace(one, coverage=np.ones_like(one.coverage)) for one in training]
+    assert not can_fit_lens(covered, LABELS, FINDING, "patient", 0)
+
+
+def test_two_sources_are_enough_where_both_show_every_finding() -> None:
+    training = cases(range(6), "one") + cases(range(6, 12), "two")
+    assert can_fit_lens(training, LABELS, FINDING, "source", 0)
+    one_sided = [uncovered(one) if (one.label, one.case.source) == ("bar", "two") else one for one in training]
+    assert not can_fit_lens(one_sided, LABELS, FINDING, "source", 0)
+
+
+def test_a_lens_is_never_fitted_with_a_class_missing() -> None:
+    without = [uncovered(one) if one.label == "spot" else one for one in cases(range(3))]
+    with pytest.raises(ValueError, match="covered patches of each finding"):
+        fit_lens(without, LABELS, FINDING, 0)
+
+
 def test_one_finding_gives_two_rows() -> None:
     two = [one for one in cases(range(12)) if one.label != "bar"]
     lens = fit_lens(two, LABELS[:2], FINDING[:2], 0)

@@ -15,7 +15,9 @@ from services.training.cases import DatasetError
 from services.training.folder_dataset import folder_dataset
 from services.training.model_card import ModelCard
 from services.training.train_task import Trained, TrainOptions, train_task
+from services.training.training_objects import read_objects
 from services.training.versions import keep_candidate, promote
+from shared.errors import ConfigurationError
 from shared.vision.heads import LinearHead
 from shared.vision.tasks import load_task
 
@@ -44,6 +46,8 @@ def test_the_head_learns_and_the_card_says_how_well(trained: Trained):
     assert calibration.nll_before < calibration.nll_after < 0.1
     assert calibration.temperature == pytest.approx(trained.head.temperature, abs=1e-6)
     assert calibration.cases == 72 + 24
+    assert calibration.nll_prior == pytest.approx(np.log(3), abs=1e-4)  # three classes, equally frequent
+    assert f"{calibration.nll_prior:.3f} by the classes' frequencies alone" in trained.card.markdown()
 
 
 def test_the_files_are_a_task_that_can_be_promoted(trained: Trained, tmp_path: Path):
@@ -59,10 +63,46 @@ def test_the_files_are_a_task_that_can_be_promoted(trained: Trained, tmp_path: P
     assert trained.card.head_sha256 == hashlib.sha256((kept / "head.safetensors").read_bytes()).hexdigest()
     assert trained.card.definition_sha256 == hashlib.sha256((kept / "task.yaml").read_bytes()).hexdigest()
     assert ModelCard.model_validate(task.card) == trained.card
+    assert read_objects(kept, task.card) == set(trained.training_objects)
     assert (kept / "model-card.md").read_text() == trained.card.markdown()
     vectors = task.head.project(np.ones((2, 16), np.float32))
     assert vectors is not None
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_the_hashes_of_training_and_calibration_are_kept_and_no_others(trained: Trained, folder: Path):
+    hashes = {hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in folder.glob("*/*.png")}
+    assert len(hashes) == 120
+    assert list(trained.training_objects) == sorted(trained.training_objects)
+    assert set(trained.training_objects) < hashes
+    assert len(trained.training_objects) == 72 + 24
+
+
+def test_a_list_of_hashes_that_is_missing_or_anothers_is_an_error(trained: Trained, tmp_path: Path):
+    trained.write(tmp_path)
+    card = json.loads(trained.card.model_dump_json())
+    listed = tmp_path / "training-objects.txt"
+    listed.write_text(listed.read_text()[17:])
+    with pytest.raises(ConfigurationError, match="missing or another's"):
+        read_objects(tmp_path, card)
+    listed.unlink()
+    with pytest.raises(ConfigurationError, match="train it again"):
+        read_objects(tmp_path, card)
+    assert read_objects(tmp_path, {**card, "data": {"kind": "phantom"}}) == frozenset()
+
+
+def test_the_card_of_phantoms_tells_their_sources_and_no_hashes(folder: Path):
+    dataset = folder_dataset(folder, DEFINITION)
+    cases = tuple(replace(case, source="ab"[at % 2]) for at, case in enumerate(dataset.cases))
+    apart = tuple(replace(case, study=f"c {case.study}", source="c") for case in dataset.cases[:3])
+    phantom = replace(dataset, cases=cases, kind="phantom")
+    trained = train_task(DEFINITION, phantom, PlainEncoder(), TrainOptions(), held_out={"Elsewhere": apart})
+    data = trained.card.data
+    assert (data.sources, data.held_out, data.training_objects_sha256) == (("a", "b"), ("c",), None)
+    assert trained.training_objects == ()
+    # Anything but a recipe's word may name a place.
+    elsewhere = train_task(DEFINITION, replace(dataset, cases=cases), PlainEncoder(), TrainOptions())
+    assert elsewhere.card.data.sources is None
 
 
 def test_a_reloaded_head_answers_and_projects_alike(trained: Trained, tmp_path: Path):

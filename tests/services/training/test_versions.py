@@ -145,6 +145,10 @@ def test_the_audit_tells_what_and_when_and_nobodys_name(folder: Path):
         ({"head_id": "shapes@000000000000"}, "card describes another head"),
         ({"definition_sha256": "0" * 64}, "card was written for another task.yaml"),
         ({"calibration": None}, "never calibrated"),
+        ({"calibration": {"temperature": 500.0, "at_bound": True}}, "ended at a limit"),
+        ({"calibration": {"temperature": 1.0, "nll_after": 0.6, "nll_prior": 0.6}}, "not below the 0.600"),
+        ({"calibration": {"temperature": 1.0, "nll_after": 0.7}}, "not below the 0.693"),  # a card of before
+        ({"calibration": {"temperature": 1.0, "nll_after": float("nan"), "nll_prior": 0.6}}, "not below the 0.600"),
     ],
 )
 def test_what_must_not_go_live_is_not_promoted(folder: Path, changes, what):

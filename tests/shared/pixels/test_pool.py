@@ -34,7 +34,7 @@ from shared.pixels.pool_frames import (
     DecodersUnavailableError,
     PreparedFrame,
 )
-from shared.pixels.pool_process import WorkerOptions
+from shared.pixels.pool_process import DecodeProcess, ObjectNotBegunError, WorkerLostError, WorkerOptions
 
 SIZE_PX = 28
 TROUBLED = str(Path(__file__).with_name("troubled_worker.py"))
@@ -202,6 +202,71 @@ def test_a_worker_killed_from_outside_in_mid_decode_is_replaced():
         assert told(items) == [(2, DIED), (3, "ok")]
 
 
+def test_a_worker_that_died_idle_costs_no_frame():
+    noted = Noted()
+    with DecodePool(options(), 1, noted) as pool:
+        kill_and_await(pool.pids[0])
+        assert outcome(pool, request(stack(3), 1, 2, 3)) == [(1, "ok"), (2, "ok"), (3, "ok")]
+    assert noted.replaced == [DIED]
+
+
+def test_a_study_left_in_a_hanging_decoder_costs_the_next_no_frame():
+    with DecodePool(options("hang:3", timeout_s=1.0), 1) as pool:
+        objects = pool.objects([request(stack(9), 1, 2, 3)])
+        next(next(objects))
+        objects.close()
+        assert outcome(pool, request(stack(2), 1, 2)) == [(1, "ok"), (2, "ok")]
+
+
+def test_frames_decoded_before_a_crash_are_given_however_slow_their_reader():
+    process = DecodeProcess(options("die:5"))
+    try:
+        process.wait_until_ready()
+        frames = process.frames(request(stack(6), *range(1, 7)))
+        assert told(next(frames) for _ in range(3)) == [(1, "ok"), (2, "ok"), (3, "ok")]
+        await_end(process.pid)
+        assert told([next(frames)]) == [(4, "ok")]
+        with pytest.raises(WorkerLostError):
+            next(frames)
+    finally:
+        process.kill()
+
+
+def test_a_worker_that_cannot_be_given_the_object_is_told_from_one_that_fails_at_it():
+    process = DecodeProcess(options())
+    try:
+        process.wait_until_ready()
+        kill_and_await(process.pid)
+        with pytest.raises(ObjectNotBegunError):
+            next(process.frames(request(stack(1), 1)))
+    finally:
+        process.kill()
+
+
+def test_a_message_that_is_only_started_is_timed_out():
+    with DecodePool(options("half:2", timeout_s=1.0), 1) as pool:
+        started = time.monotonic()
+        assert outcome(pool, request(stack(3), 1, 2, 3)) == [(1, "ok"), (2, TIMED_OUT), (3, "ok")]
+        assert time.monotonic() - started < 20
+
+
+def test_a_system_that_has_no_process_left_is_a_passing_trouble_and_leaks_nothing(monkeypatch):
+    def refused(*_args, **_options):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    with DecodePool(options(), 1) as pool:
+        kill_and_await(pool.pids[0])
+        with monkeypatch.context() as patched:
+            patched.setattr(subprocess, "Popen", refused)
+            counts = set()
+            for _ in range(3):
+                with pytest.raises(DecodersUnavailableError):
+                    outcome(pool, request(stack(1), 1))
+                counts.add(len(list(Path("/proc/self/fd").iterdir())))
+        assert len(counts) == 1
+        assert outcome(pool, request(stack(1), 1)) == [(1, "ok")]
+
+
 def test_a_worker_cannot_take_more_memory_than_it_may():
     with DecodePool(options("gorge:2", memory_bytes=1 << 29), 1) as pool:
         assert outcome(pool, request(stack(3), 1, 2, 3)) == [(1, "ok"), (2, "UndecodablePixelsError"), (3, "ok")]
@@ -282,6 +347,18 @@ def shared_segments() -> set[str]:
     with contextlib.suppress(FileNotFoundError):
         return {path.name for path in Path("/dev/shm").iterdir()}
     return set()
+
+
+def kill_and_await(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    await_end(pid)
+
+
+def await_end(pid: int) -> None:
+    deadline = time.monotonic() + 10
+    while is_alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_alive(pid)
 
 
 def is_alive(pid: int) -> bool:

@@ -3,12 +3,14 @@
 hang      never returns
 die       is killed, as by the kernel when memory runs out
 abort     crashes in C
+half      starts a message and never ends it
 gorge     asks for ever more memory
 wait      takes a tenth of a second
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -28,6 +30,9 @@ def troubled(data, frame_numbers, size_px, limits):
         for trouble in TROUBLES.get(number, ()):
             match trouble:
                 case "hang":
+                    time.sleep(3600)
+                case "half":
+                    os.write(SOCKET, b"\0\0\0\x40{")
                     time.sleep(3600)
                 case "die":
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -51,6 +56,7 @@ def gorged(number):
     raise AssertionError("there is no limit")
 
 
+SOCKET = json.loads(sys.argv[2])["socket"]
 TROUBLES: dict[int, list[str]] = {}
 for part in sys.argv.pop(1).split(","):
     name, _, at = part.partition(":")

