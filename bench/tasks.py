@@ -16,10 +16,10 @@ from typing import Final
 
 from rich.console import Console
 
-from services.training.evaluate_command import evaluate
-from services.training.evaluate_request import EvaluateRequest
-from services.training.evaluation_markdown import report_markdown, summary_table
-from services.training.evaluation_report import EvaluationReport
+from services.training.evaluation.command import evaluate
+from services.training.evaluation.markdown import report_markdown, summary_table
+from services.training.evaluation.report import EvaluationReport
+from services.training.evaluation.request import EvaluateRequest
 from services.training.phantoms import NAMES
 from shared.vision.tasks import task_names
 

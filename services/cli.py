@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from services.listener.commands import listener_app
 from services.training.command_line import task_app, train_command
-from services.training.evaluate_command import evaluate_command
+from services.training.evaluation.command import evaluate_command
 from shared.errors import ConfigurationError, SimilisError
 
 app = typer.Typer(
@@ -152,7 +152,7 @@ def phantom(
     contrast: Annotated[float, typer.Option(help="Lesion contrast; 4 is clearly visible, 2 is hard.")] = 4.0,
 ) -> None:
     """Write brain MR phantom studies as DICOM, with exact lesion masks as DICOM SEG."""
-    from services.training.commands import phantom as run
+    from services.training.phantoms.commands import phantom as run
 
     run(out, studies=studies, seed=seed, contrast=contrast)
 

@@ -22,7 +22,7 @@ from services.demo.send import send_study
 from services.demo.studies import DemoStudy, real_studies
 from services.local.app import Profile
 from services.local.settings import LocalSettings
-from services.training.dicom_writer import write_phantoms
+from services.training.phantoms.brain_dicom import write_phantoms
 from shared import topics
 from shared.events import NO_TASK
 from shared.logs import configure_logging

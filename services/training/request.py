@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
-from services.training.calibration import Aim
-from services.training.cases import Case, Dataset, DatasetError
-from services.training.fit import Grouping
-from services.training.folder_dataset import LabelledFile, folder_dataset, labelled_dataset
-from services.training.image_files import image_file
-from services.training.labels_file import read_labels_file, split_of
-from services.training.phantom_dataset import held_out_cases, phantom_dataset
+from services.training.dataset.cases import Case, Dataset, DatasetError
+from services.training.dataset.folder_dataset import LabelledFile, folder_dataset, labelled_dataset
+from services.training.dataset.image_files import image_file
+from services.training.dataset.labels_file import read_labels_file, split_of
+from services.training.dataset.phantom_dataset import held_out_cases, phantom_dataset
+from services.training.fit.calibration import Aim
+from services.training.fit.linear_probe import Grouping
 from services.training.phantoms import recipe
-from services.training.recipe import PhantomRecipe
+from services.training.phantoms.recipe import PhantomRecipe
 from services.training.settings import TrainSettings
 from services.training.train_options import MOST_HELD_OUT, TrainOptions, check_contrast, check_seed, refuse_without
 from shared.archive import open_archive
@@ -156,7 +156,7 @@ def dataset_of(request: Request, definition: TaskDefinition, settings: TrainSett
         return labelled_folder(request.folder, definition, request.layout, request.labels)
     if request.labels is None:
         raise ConfigurationError("--archive needs --labels: a CSV of study or SOP Instance UIDs")
-    from services.training.archive_dataset import archive_dataset
+    from services.training.dataset.archive_dataset import archive_dataset
 
     rows = read_labels_file(request.labels, tuple(entry.label for entry in definition.classes))
     return archive_dataset(open_archive(settings.archive), rows, definition)
@@ -193,7 +193,7 @@ def held_out_of(request: Request) -> Mapping[str, Sequence[Case]]:
 
 
 def _files_of_layout(layout: str, folder: Path, definition: TaskDefinition) -> list[LabelledFile]:
-    from services.training.layouts import read_layout
+    from services.training.dataset.layouts import read_layout
 
     found = []
     for path, label, patient, split in read_layout(layout, folder):

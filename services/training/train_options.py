@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from services.training.calibration import Aim
-from services.training.fit import Grouping
+from services.training.fit.calibration import Aim
+from services.training.fit.linear_probe import Grouping
 from shared.errors import ConfigurationError
 
 MOST_SEED: Final = 99_999  # above it the seeds of training's phantoms would be those of evaluation

@@ -15,21 +15,21 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from services.training.calibration import calibrate_scores, calibrated, operating_point
-from services.training.case_features import CaseEncoder, CaseFeatures, Encoder, Progress, frame_choice
-from services.training.cases import SPLITS, Case, Dataset, SplitName
-from services.training.describe import Described, card_of
-from services.training.figures import card_figures
-from services.training.fit import Probe, case_classes, case_logits, fit_probe
-from services.training.leakage import Leak, find_leaks, refuse_leaks, without_leaks
-from services.training.lens import can_fit_lens, fit_lens_of
-from services.training.model_card import ModelCard
-from services.training.neighbours import fit_neighbours
-from services.training.splits import check_parts, split_cases
-from services.training.task_space import fit_projection
+from services.training.card.describe import Described, card_of
+from services.training.card.figures import card_figures
+from services.training.card.model_card import ModelCard
+from services.training.dataset.cases import SPLITS, Case, Dataset, SplitName
+from services.training.dataset.leakage import Leak, find_leaks, refuse_leaks, without_leaks
+from services.training.dataset.splits import check_parts, split_cases
+from services.training.dataset.training_objects import TRAINING_OBJECTS_FILE, as_text, objects_of
+from services.training.features.case_features import CaseEncoder, CaseFeatures, Encoder, Progress, frame_choice
+from services.training.fit.calibration import calibrate_scores, calibrated, operating_point
+from services.training.fit.lens import can_fit_lens, fit_lens_of
+from services.training.fit.linear_probe import Probe, case_classes, case_logits, fit_probe
+from services.training.fit.neighbours import fit_neighbours
+from services.training.fit.task_space import fit_projection
+from services.training.fit.unfamiliar import fit_familiarity, study_distance
 from services.training.train_options import TrainOptions
-from services.training.training_objects import TRAINING_OBJECTS_FILE, as_text, objects_of
-from services.training.unfamiliar import fit_familiarity, study_distance
 from services.training.versions import CARD_FILE, DEFINITION_FILE, HEAD_FILE, MARKDOWN_FILE
 from shared.pixels import PixelLimits
 from shared.vision.familiarity import limit_of

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from bench.tasks import BEGIN, END, PAGE, tables_of, write_page
-from services.training.bootstrap import Estimate
-from services.training.evaluation_report import EvaluationReport, RiskPoint, SetFigures
-from services.training.metrics import Metrics
+from services.training.evaluation.report import EvaluationReport, RiskPoint, SetFigures
+from services.training.measures.bootstrap import Estimate
+from services.training.measures.metrics import Metrics
 
 SHARE = Estimate(value=0.8, low=0.7, high=0.9)
 

@@ -9,7 +9,7 @@ import pytest
 
 from services.local.app import Profile
 from services.local.settings import LocalSettings
-from services.training.dicom_writer import PhantomStudy, write_phantoms
+from services.training.phantoms.brain_dicom import PhantomStudy, write_phantoms
 from tests.e2e.support import QUIET_S, Subscriber, System, require_kafka, subscribed
 
 

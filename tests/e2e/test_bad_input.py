@@ -14,7 +14,7 @@ from pydicom.uid import JPEG2000Lossless, generate_uid
 from pynetdicom import AE, _config
 from pynetdicom.sop_class import MRImageStorage
 
-from services.training.dicom_writer import PhantomStudy
+from services.training.phantoms.brain_dicom import PhantomStudy
 from tests.e2e.support import Subscriber, System
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka, pytest.mark.timeout(300)]

@@ -16,7 +16,7 @@ from pynetdicom.sop_class import MRImageStorage
 
 from services.local.app import Profile
 from services.local.settings import LocalSettings
-from services.training.dicom_writer import write_phantoms
+from services.training.phantoms.brain_dicom import write_phantoms
 from tests.e2e.support import QUIET_S, Subscriber, System, dataset_bytes, frames_indexed, subscribed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka, pytest.mark.timeout(900)]

@@ -15,7 +15,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from services.training.dicom_writer import PhantomStudy
+from services.training.phantoms.brain_dicom import PhantomStudy
 from tests.e2e.support import Subscriber, System, dataset_bytes, dcmtk, frames_indexed
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka, pytest.mark.timeout(600)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Final
 
-from services.training.recipe import PhantomRecipe
+from services.training.phantoms.recipe import PhantomRecipe
 
 _RECIPES: Final = {
     "brain-mr": "services.training.phantoms.brain_mr:BrainMr",

@@ -20,8 +20,8 @@ from scipy import ndimage
 
 from services.training.phantoms.canvas import Image, Mask, smooth_noise
 from services.training.phantoms.dicom_objects import PhantomIdentity, coded_classes, microscopic_objects
+from services.training.phantoms.recipe import LabelledStudy
 from services.training.phantoms.white_cells import BLAST, MATURE, CellPatch, draw_cell
-from services.training.recipe import LabelledStudy
 
 NORMAL: Final = "normal"
 BLASTS: Final = "blast-like"

@@ -7,12 +7,12 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
-from services.training.anatomy import ICBM152, Anatomy, from_nifti, icbm152
-from services.training.anatomy_files import anatomy_folder, prepared_anatomies
-from services.training.dicom_writer import mr_images, part10_bytes
-from services.training.lesion import LABELS, NORMAL
-from services.training.phantom import RECIPE_VERSION, PhantomSpec, synthesise
-from services.training.recipe import LabelledStudy
+from services.training.phantoms.anatomy import ICBM152, Anatomy, from_nifti, icbm152
+from services.training.phantoms.anatomy_files import anatomy_folder, prepared_anatomies
+from services.training.phantoms.brain_dicom import mr_images, part10_bytes
+from services.training.phantoms.brain_slab import RECIPE_VERSION, PhantomSpec, synthesise
+from services.training.phantoms.lesion import LABELS, NORMAL
+from services.training.phantoms.recipe import LabelledStudy
 
 LEAST_AREA_MM2: Final = 40.0  # of lesion in a slice for it to carry the lesion's label
 _AGE_BAND_Y: Final = 10

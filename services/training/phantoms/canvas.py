@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from services.training.fields import Grid, smooth_field
+from services.training.phantoms.fields import Grid, smooth_field
 
 Image = NDArray[np.float32]  # (H, W) or (H, W, 3)
 Mask = NDArray[np.bool_]  # (H, W)

@@ -23,7 +23,7 @@ from services.training.phantoms.dicom_objects import PhantomIdentity, coded_clas
 from services.training.phantoms.lung_nodules import BENIGN, LIDC, MALIGNANT, OWN, draw_nodule, paint_nodule
 from services.training.phantoms.lung_sources import load_outlines, load_slice
 from services.training.phantoms.lung_texture import DRAWN, REAL, SPACING_MM, lung
-from services.training.recipe import LabelledStudy
+from services.training.phantoms.recipe import LabelledStudy
 
 NORMAL: Final = "normal"
 LABELS: Final = (NORMAL, BENIGN, MALIGNANT)

@@ -31,7 +31,7 @@ from services.training.phantoms.canvas import (
 )
 from services.training.phantoms.dicom_objects import PhantomIdentity, coded_classes, ophthalmic_objects
 from services.training.phantoms.fundus_base import DISC, DISC_RADIUS, DRAWN, FOVEA, REAL, fundus
-from services.training.recipe import LabelledStudy
+from services.training.phantoms.recipe import LabelledStudy
 
 NORMAL: Final = "normal"
 DIABETIC: Final = "diabetic-retinopathy-like"

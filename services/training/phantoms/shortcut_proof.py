@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from services.training.phantoms import NAMES, recipe
-from services.training.recipe import LabelledStudy, PhantomRecipe
+from services.training.phantoms.recipe import LabelledStudy, PhantomRecipe
 from shared.pixels import Frame, PixelLimits, read_frames
 
 Features = NDArray[np.float32]  # (N, F), one row a study
@@ -74,7 +74,8 @@ def cross_validated_hits(features: Features, classes: Ints, groups: Ints) -> NDA
     left, singular, _ = np.linalg.svd(scaled.astype(np.float64), full_matrices=False)
     turned = left * singular
     hits = np.zeros(len(classes), np.bool_)
-    for seen, unseen in GroupKFold(FOLDS).split(turned, classes, groups):
+    folds = min(FOLDS, len(np.unique(groups)))
+    for seen, unseen in GroupKFold(folds).split(turned, classes, groups):
         best = max(STRENGTHS, key=lambda strength: _inner_accuracy(strength, turned[seen], classes[seen], groups[seen]))
         hits[unseen] = _probe(best).fit(turned[seen], classes[seen]).predict(turned[unseen]) == classes[unseen]
     return hits

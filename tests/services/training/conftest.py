@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from services.training.anatomy import Anatomy, icbm152
-from services.training.dicom_writer import PhantomStudy, write_phantoms
+from services.training.phantoms.anatomy import Anatomy, icbm152
+from services.training.phantoms.brain_dicom import PhantomStudy, write_phantoms
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 from scipy import ndimage
 
-from services.training.case_features import CaseFeatures
-from services.training.cases import Case, CaseImages
+from services.training.dataset.cases import Case, CaseImages
+from services.training.features.case_features import CaseFeatures
 from shared.pixels import Frame
 from shared.vision.features import Features
 from shared.vision.tasks import TaskDefinition

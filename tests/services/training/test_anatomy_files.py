@@ -11,9 +11,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from services.training import anatomy_files
-from services.training.anatomy import from_nifti
-from services.training.anatomy_files import KNOWN, AnatomyFile, prepare_anatomies, prepared_anatomies
+from services.training.phantoms import anatomy_files
+from services.training.phantoms.anatomy import from_nifti
+from services.training.phantoms.anatomy_files import KNOWN, AnatomyFile, prepare_anatomies, prepared_anatomies
 from shared.errors import ConfigurationError
 
 SHAPE = (60, 70, 50)

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import pytest
 from labelled_images import DEFINITION, LABELS, dicom, picture
 
-from services.training.archive_dataset import archive_dataset
-from services.training.cases import DatasetError
-from services.training.labels_file import parse_labels
+from services.training.dataset.archive_dataset import archive_dataset
+from services.training.dataset.cases import DatasetError
+from services.training.dataset.labels_file import parse_labels
 from shared.archive import Archive, instance_key, manifest_key
 from shared.archive.memory import MemoryArchive
 from shared.manifest import InstanceEntry, SeriesEntry, StudyManifest

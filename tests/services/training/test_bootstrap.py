@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from services.training.bootstrap import bootstrap, exact_share
+from services.training.measures.bootstrap import bootstrap, exact_share
 
 
 def mean_interval(values: np.ndarray, patients: np.ndarray, seed: int = 0, draws: int = 200):

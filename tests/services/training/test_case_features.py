@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from labelled_images import DEFINITION, PlainEncoder, case_of, dicom, picture, png
 
-from services.training.case_features import CaseEncoder, frame_choice
-from services.training.cases import Case, CaseImages, DatasetError
+from services.training.dataset.cases import Case, CaseImages, DatasetError
+from services.training.features.case_features import CaseEncoder, frame_choice
 
 
 def every(count: int) -> range:

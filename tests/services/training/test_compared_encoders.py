@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model, ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
-from services.training.compared_encoders import ComparedEncoder, from_folder, random_weights
+from services.training.evaluation.compared_encoders import ComparedEncoder, from_folder, random_weights
 from shared.errors import WeightsError
 from shared.pixels import Frame
 

@@ -10,10 +10,10 @@ import numpy as np
 import pydicom
 import pytest
 
-from services.training.anatomy import Anatomy
-from services.training.dicom_writer import PhantomStudy, mr_images, part10_bytes, write_phantoms
-from services.training.lesion import LABELS
-from services.training.phantom import PhantomSpec, synthesise
+from services.training.phantoms.anatomy import Anatomy
+from services.training.phantoms.brain_dicom import PhantomStudy, mr_images, part10_bytes, write_phantoms
+from services.training.phantoms.brain_slab import PhantomSpec, synthesise
+from services.training.phantoms.lesion import LABELS
 from shared.ids import is_valid_uid
 from shared.pixels import PixelLimits, read_frames
 

@@ -12,14 +12,14 @@ import typer
 from labelled_images import DEFINITION, PlainEncoder, jpeg, picture, write_class_folders
 from typer.testing import CliRunner
 
-from services.training.cases import DatasetError
-from services.training.evaluate_command import evaluate_command
-from services.training.evaluate_request import EvaluateRequest, comparison_of, sets_of
-from services.training.folder_dataset import folder_dataset
-from services.training.measured_task import MeasuredTask, measured_task
+from services.training.dataset.cases import DatasetError
+from services.training.dataset.folder_dataset import folder_dataset
+from services.training.dataset.training_objects import is_trained_on
+from services.training.evaluation.command import evaluate_command
+from services.training.evaluation.measured_task import MeasuredTask, measured_task
+from services.training.evaluation.request import EvaluateRequest, comparison_of, sets_of
 from services.training.settings import DEFAULT_TASKS, TrainSettings
 from services.training.train_task import TrainOptions, train_task
-from services.training.training_objects import is_trained_on
 from services.training.versions import keep_candidate, promote
 from shared.errors import ConfigurationError
 from shared.settings import VisionSettings
@@ -196,10 +196,10 @@ def test_the_command_again_asks_for_the_same(asked: EvaluateRequest, monkeypatch
     app, seen = typer.Typer(), []
     app.command()(evaluate_command)
     monkeypatch.setattr(
-        "services.training.evaluate_command.evaluate",
+        "services.training.evaluation.command.evaluate",
         lambda request, console: seen.append(request) or SimpleNamespace(report=None),
     )
-    monkeypatch.setattr("services.training.evaluation_markdown.report_markdown", lambda report: "")
+    monkeypatch.setattr("services.training.evaluation.markdown.report_markdown", lambda report: "")
     ran = CliRunner().invoke(app, shlex.split(asked.command())[2:], catch_exceptions=False)
     assert ran.exit_code == 0, ran.output
     assert seen == [asked]

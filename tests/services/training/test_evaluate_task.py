@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from labelled_images import DEFINITION, FINDING, LABELS, PlainEncoder, case_of, write_class_folders
 
-from services.training import evaluate_task as module
-from services.training.case_features import CaseEncoder
-from services.training.cases import Case, DatasetError
-from services.training.evaluate_task import Comparison, Evaluated, EvaluateOptions, evaluate_task
-from services.training.evaluation_figures import evaluation_page
-from services.training.evaluation_markdown import report_markdown
-from services.training.evaluation_report import EvaluationReport
-from services.training.folder_dataset import folder_dataset
-from services.training.judged import Judged
-from services.training.strange_images import StrangeSet, strange_sets
-from services.training.subgroups import subgroup_figures
+from services.training.dataset.cases import Case, DatasetError
+from services.training.dataset.folder_dataset import folder_dataset
+from services.training.evaluation import evaluate_task as module
+from services.training.evaluation.evaluate_task import Comparison, Evaluated, EvaluateOptions, evaluate_task
+from services.training.evaluation.judged import Judged
+from services.training.evaluation.markdown import report_markdown
+from services.training.evaluation.page import evaluation_page
+from services.training.evaluation.report import EvaluationReport
+from services.training.evaluation.strange_images import StrangeSet, strange_sets
+from services.training.evaluation.subgroups import subgroup_figures
+from services.training.features.case_features import CaseEncoder
 from services.training.train_task import TrainOptions, train_task
 from shared.errors import OversizedPixelsError, WeightsError
 from shared.pixels import Frame, PixelLimits
@@ -192,7 +192,7 @@ def test_a_page_is_drawn_without_distances_too() -> None:
 
 
 def test_strange_images_follow_the_seed_and_leave_the_task_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.training.strange_images.NAMES", ("retina-fundus", "shapes"))
+    monkeypatch.setattr("services.training.evaluation.strange_images.NAMES", ("retina-fundus", "shapes"))
     own = [Frame(np.random.default_rng(k).random((40, 56)).astype(np.float32), 1) for k in range(3)]
     first, again = (strange_sets("shapes", own, count=2, seed=1) for _ in range(2))
     kinds = {one.kind: one for one in first}

@@ -10,15 +10,15 @@ import pytest
 from labelled_images import FINDING, LABELS, made_up
 from scipy.optimize import OptimizeResult, minimize
 
-from services.training import calibration as calibration_module
-from services.training.calibration import calibrate_scores, calibrated, operating_point
-from services.training.card_text import limits_of
-from services.training.case_features import CaseFeatures, choose_frames
-from services.training.cases import DatasetError
-from services.training.fit import Probe, case_classes, case_logits, fit_probe, folds_of, stack_frames
-from services.training.neighbours import fit_neighbours, neighbour_probabilities
-from services.training.task_space import fit_projection, precision_at, shown_frames, unit
-from services.training.unfamiliar import fit_familiarity, study_distance
+from services.training.card.text import limits_of
+from services.training.dataset.cases import DatasetError
+from services.training.features.case_features import CaseFeatures, choose_frames
+from services.training.fit import calibration as calibration_module
+from services.training.fit.calibration import calibrate_scores, calibrated, operating_point
+from services.training.fit.linear_probe import Probe, case_classes, case_logits, fit_probe, folds_of, stack_frames
+from services.training.fit.neighbours import fit_neighbours, neighbour_probabilities
+from services.training.fit.task_space import fit_projection, precision_at, shown_frames, unit
+from services.training.fit.unfamiliar import fit_familiarity, study_distance
 from shared.vision.aggregate import softmax
 from shared.vision.heads import LinearHead
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from labelled_images import DEFINITION, LABELS, dicom, picture, png, write_class_folders
 
-from services.training.cases import DatasetError
-from services.training.folder_dataset import folder_dataset
+from services.training.dataset.cases import DatasetError
+from services.training.dataset.folder_dataset import folder_dataset
 
 
 def write(path: Path, data: bytes) -> Path:

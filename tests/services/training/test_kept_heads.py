@@ -8,11 +8,11 @@ import json
 import numpy as np
 import pytest
 
-from services.training.anatomy import Anatomy
-from services.training.dicom_writer import mr_images, part10_bytes
-from services.training.lesion import LABELS
-from services.training.model_card import ModelCard
-from services.training.phantom import PhantomSpec, synthesise
+from services.training.card.model_card import ModelCard
+from services.training.phantoms.anatomy import Anatomy
+from services.training.phantoms.brain_dicom import mr_images, part10_bytes
+from services.training.phantoms.brain_slab import PhantomSpec, synthesise
+from services.training.phantoms.lesion import LABELS
 from shared.manifest import InstanceEntry, SeriesEntry
 from shared.pixels import Frame, PixelLimits, read_frames
 from shared.settings import VisionSettings

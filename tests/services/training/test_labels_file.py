@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.training.cases import DatasetError
-from services.training.labels_file import age_band, parse_labels, read_labels_file
+from services.training.dataset.cases import DatasetError
+from services.training.dataset.labels_file import age_band, parse_labels, read_labels_file
 
 LABELS = ("normal", "lesion")
 

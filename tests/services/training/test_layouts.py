@@ -12,8 +12,8 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from services.training.cases import DatasetError
-from services.training.layouts import LAYOUTS, PNG_FOLDER, LabelledPath, read_layout
+from services.training.dataset.cases import DatasetError
+from services.training.dataset.layouts import LAYOUTS, PNG_FOLDER, LabelledPath, read_layout
 
 
 def picture(path: Path, shade: int = 0) -> Path:

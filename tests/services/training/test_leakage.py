@@ -10,9 +10,9 @@ import pytest
 from labelled_images import LABELS, PlainEncoder, case_of, dicom, jpeg, picture, png
 from PIL import Image
 
-from services.training.case_features import CaseEncoder, CaseFeatures
-from services.training.cases import Case, CaseImages, DatasetError, SplitName
-from services.training.leakage import find_leaks, perceptual_hashes, refuse_leaks, turned, without_leaks
+from services.training.dataset.cases import Case, CaseImages, DatasetError, SplitName
+from services.training.dataset.leakage import find_leaks, perceptual_hashes, refuse_leaks, turned, without_leaks
+from services.training.features.case_features import CaseEncoder, CaseFeatures
 
 TRAINING = [case_of(seed) for seed in range(40)]
 TEST = [case_of(seed) for seed in range(100, 120)]

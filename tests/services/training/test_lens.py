@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from services.training.case_features import CaseFeatures
-from services.training.cases import Case, CaseImages
-from services.training.lens import can_fit_lens, fit_lens, fit_lens_of, through
+from services.training.dataset.cases import Case, CaseImages
+from services.training.features.case_features import CaseFeatures
+from services.training.fit.lens import can_fit_lens, fit_lens, fit_lens_of, through
 
 LABELS = ("normal", "spot", "bar")
 FINDING = np.array([False, True, True])

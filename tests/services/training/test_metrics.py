@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from services.training.metrics import balanced_accuracy, expected_calibration_error, measure
+from services.training.measures.metrics import balanced_accuracy, expected_calibration_error, measure
 
 LABELS = ("a", "b")
 

@@ -7,10 +7,16 @@ import nibabel
 import numpy as np
 import pytest
 
-from services.training.anatomy import Anatomy, from_nifti
-from services.training.fields import Grid, smooth_field
-from services.training.lesion import LABELS, NORMAL
-from services.training.phantom import LARGEST_VALUE, PIXEL_SPACING_MM, SLICE_SPACING_MM, PhantomSpec, synthesise
+from services.training.phantoms.anatomy import Anatomy, from_nifti
+from services.training.phantoms.brain_slab import (
+    LARGEST_VALUE,
+    PIXEL_SPACING_MM,
+    SLICE_SPACING_MM,
+    PhantomSpec,
+    synthesise,
+)
+from services.training.phantoms.fields import Grid, smooth_field
+from services.training.phantoms.lesion import LABELS, NORMAL
 from shared.errors import ConfigurationError
 
 LESIONS = [label for label in LABELS if label != NORMAL]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from services.training.scores import (
+from services.training.measures.scores import (
     auroc,
     balanced_accuracy,
     brier_score,

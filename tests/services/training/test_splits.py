@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from labelled_images import LABELS, case_of
 
-from services.training.cases import DatasetError
-from services.training.splits import split_cases
+from services.training.dataset.cases import DatasetError
+from services.training.dataset.splits import split_cases
 
 
 @settings(max_examples=50, deadline=None)

@@ -17,7 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from services.training.command_line import task_app, train_command
-from services.training.evaluate_command import evaluate_command
+from services.training.evaluation.command import evaluate_command
 from services.training.request import Request, definition_of
 from shared.errors import ConfigurationError
 from shared.settings import VisionSettings

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from labelled_images import DEFINITION, FINDING, LABELS, PlainEncoder, jpeg, picture, write_class_folders
 
-from services.training.cases import DatasetError
-from services.training.folder_dataset import folder_dataset
-from services.training.model_card import ModelCard
+from services.training.card.model_card import ModelCard
+from services.training.dataset.cases import DatasetError
+from services.training.dataset.folder_dataset import folder_dataset
+from services.training.dataset.training_objects import read_objects
 from services.training.train_task import Trained, TrainOptions, train_task
-from services.training.training_objects import read_objects
 from services.training.versions import keep_candidate, promote
 from shared.errors import ConfigurationError
 from shared.vision.heads import LinearHead

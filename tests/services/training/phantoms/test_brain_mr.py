@@ -8,12 +8,12 @@ import numpy as np
 import pydicom
 import pytest
 
-from services.training.anatomy import ICBM152
-from services.training.lesion import LABELS, NORMAL
-from services.training.phantom import RECIPE_VERSION
 from services.training.phantoms import NAMES
+from services.training.phantoms.anatomy import ICBM152
 from services.training.phantoms.brain_mr import LEAST_AREA_MM2, BrainMr
-from services.training.recipe import PhantomRecipe
+from services.training.phantoms.brain_slab import RECIPE_VERSION
+from services.training.phantoms.lesion import LABELS, NORMAL
+from services.training.phantoms.recipe import PhantomRecipe
 from shared.pixels import PixelLimits, read_frames
 from shared.vision.tasks import TaskDefinition
 

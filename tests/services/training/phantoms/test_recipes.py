@@ -15,8 +15,8 @@ import pytest
 from services.training.phantoms import NAMES, recipe
 from services.training.phantoms.blood_smear import BloodSmear
 from services.training.phantoms.lung_ct import LungCt
+from services.training.phantoms.recipe import LabelledStudy, PhantomRecipe
 from services.training.phantoms.retina_fundus import RetinaFundus
-from services.training.recipe import LabelledStudy, PhantomRecipe
 from shared.ids import is_valid_uid
 from shared.pixels import PixelLimits, read_frames
 from shared.vision.tasks import TaskDefinition

@@ -9,9 +9,9 @@ import pytest
 
 from services.training.phantoms.blood_smear import BloodSmear
 from services.training.phantoms.lung_ct import LungCt
+from services.training.phantoms.recipe import LabelledStudy
 from services.training.phantoms.retina_fundus import RetinaFundus
 from services.training.phantoms.shortcut_proof import cross_validated_hits, main, prove, wilson_interval
-from services.training.recipe import LabelledStudy
 
 RNG = np.random.default_rng(5)
 CLASSES = np.arange(120) % 3

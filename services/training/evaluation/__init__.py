@@ -1,0 +1,1 @@
+"""`similis evaluate TASK`: a head measured on cases that training never saw."""

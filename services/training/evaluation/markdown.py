@@ -1,0 +1,214 @@
+"""An evaluation's report as Markdown tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from services.training.evaluation.report import EvaluationReport, SetFigures
+
+
+def report_markdown(report: EvaluationReport, *, figure: str | None = None, heading: str = "#") -> str:
+    """The report.
+
+    Args:
+        report: All figures.
+        figure: Where the page of pictures lies, as a link.
+        heading: The topmost heading's mark.
+    """
+    parts = (
+        [f"{heading} {report.title}", "", f"**{report.notice}**", ""],
+        [
+            f"Head `{report.head_id}` on backbone `{report.backbone_id}`. Intervals: 95 % bootstrap over patients, "
+            f"{report.bootstraps} draws; shares of flagged studies: exact (Clopper-Pearson). "
+            f"Again: `{report.command}`.",
+            "",
+        ],
+        [f"![ROC, confusion, reliability, selective risk and distances]({figure})", ""] if figure else [],
+        _sets(report, heading),
+        _classes(report),
+        _risk(report, heading),
+        _subgroups(report, heading),
+        _strange(report, heading),
+        _compared(report, heading),
+    )
+    return "\n".join(line for part in parts for line in part)
+
+
+def summary_table(reports: Sequence[EvaluationReport]) -> list[str]:
+    """One row for each set of each task."""
+    header = ("task", "set", "studies", "accuracy", "balanced accuracy", "macro F1", "macro AUROC", "ECE")
+    rows = [
+        (
+            report.task,
+            one.title,
+            one.metrics.n,
+            one.metrics.accuracy,
+            one.metrics.balanced_accuracy,
+            one.metrics.f1_macro or "-",
+            one.metrics.auroc_macro or "-",
+            _calibration(one),
+        )
+        for report in reports
+        for one in report.sets
+    ]
+    return table(header, rows)
+
+
+def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Lines of a Markdown table."""
+    return [
+        f"| {' | '.join(map(str, header))} |",
+        "|---" * len(header) + "|",
+        *(f"| {' | '.join(map(str, row))} |" for row in rows),
+    ]
+
+
+def _sets(report: EvaluationReport, heading: str) -> list[str]:
+    header = (
+        "set", "studies", "patients", "accuracy", "balanced accuracy", "macro F1", "macro AUROC", "finding AUROC",
+        "false out-of-distribution flags",
+    )  # fmt: skip
+    rows = [
+        (
+            one.title,
+            one.metrics.n,
+            one.metrics.patients,
+            one.metrics.accuracy,
+            one.metrics.balanced_accuracy,
+            one.metrics.f1_macro or "-",
+            one.metrics.auroc_macro or "-",
+            one.metrics.auroc_finding or "-",
+            one.flagged or "-",
+        )
+        for one in report.sets
+    ]
+    calibration = [
+        (one.title, _calibration(one), one.metrics.brier or "-", one.metrics.nll or "-") for one in report.sets
+    ]
+    return [
+        f"{heading}# Accuracy",
+        "",
+        *table(header, rows),
+        "",
+        f"{heading}# Calibration",
+        "",
+        "ECE over ten bins is never negative: beside it stands what a perfectly calibrated head shows by chance on as",
+        "many studies.",
+        "",
+        *table(("set", "ECE", "Brier", "negative log-likelihood"), calibration),
+        "",
+    ]
+
+
+def _classes(report: EvaluationReport) -> list[str]:
+    metrics = report.sets[0].metrics
+    rows = [
+        (
+            label,
+            sum(counts),
+            *counts,
+            _plain(metrics.recall.get(label)),
+            _plain(metrics.f1.get(label)),
+            _plain(metrics.auroc.get(label)),
+        )
+        for label, counts in zip(report.labels, metrics.confusion, strict=True)
+    ]
+    return [
+        f"Classes of *{report.sets[0].title}*; predicted classes across.",
+        "",
+        *table(("true", "studies", *report.labels, "recall", "F1", "AUROC"), rows),
+        "",
+    ]
+
+
+def _risk(report: EvaluationReport, heading: str) -> list[str]:
+    coverages = [point.coverage for point in report.sets[0].risk]
+    header = ("set", *(f"{100 * share:.0f} %" for share in coverages), "AURC", "answered", "accuracy of answers")
+    rows = [
+        (
+            one.title,
+            *(f"{point.risk:.3f}" for point in one.risk),
+            one.metrics.aurc or "-",
+            _percent(one.metrics.coverage),
+            _plain(one.metrics.accuracy_answered),
+        )
+        for one in report.sets
+    ]
+    return [
+        f"{heading}# Selective risk",
+        "",
+        "Share of wrong answers when only the surest part of the studies is answered; *answered* is the part at the",
+        f"task's operating point, confidence {report.abstain_below:g} and more.",
+        "",
+        *table(header, rows),
+        "",
+    ]
+
+
+def _subgroups(report: EvaluationReport, heading: str) -> list[str]:
+    if not report.subgroups:
+        return []
+    rows = [
+        (one.trait, one.value, one.n, one.patients, one.accuracy, one.auroc_finding or "-", f"{one.ece:.3f}")
+        for one in report.subgroups
+    ]
+    return [
+        f"{heading}# Subgroups",
+        "",
+        f"Of *{report.sets[0].title}*; with so few studies only wide gaps can be seen.",
+        "",
+        *table(("trait", "value", "studies", "patients", "accuracy", "finding AUROC", "ECE"), rows),
+        "",
+    ]
+
+
+def _strange(report: EvaluationReport, heading: str) -> list[str]:
+    if not report.strange or report.ood_limit is None:
+        return []
+    rows = [
+        (one.kind, one.n, f"{one.auroc:.3f}", one.flagged, f"{one.distance:.2f}", "yes" if one.is_required else "no")
+        for one in report.strange
+    ]
+    return [
+        f"{heading}# Out of distribution",
+        "",
+        f"Distance: {report.ood_kind}; limit {report.ood_limit:.3f}. AUROC: strange images against the studies of "
+        f"*{report.sets[0].title}*. *Required*: a kind that must be told apart (AUROC at least .95).",
+        "",
+        *table(("images", "n", "AUROC", "flagged", "median distance", "required"), rows),
+        "",
+    ]
+
+
+def _compared(report: EvaluationReport, heading: str) -> list[str]:
+    if not report.compared or report.compared_on is None:
+        return []
+    rows = [
+        (one.features, one.dim or "-", one.accuracy, one.balanced_accuracy, one.auroc_macro or "-", f"{one.ece:.3f}")
+        for one in report.compared
+    ]
+    training, test = report.compared_on
+    return [
+        f"{heading}# Other features, same probe",
+        "",
+        f"Each probe is fitted on the same {training} studies and measured on the same {test}, fewer than the task's "
+        f"head was given; chance is {1 / len(report.labels):.2f}.",
+        "",
+        *table(("features", "width", "accuracy", "balanced accuracy", "macro AUROC", "ECE"), rows),
+        "",
+    ]
+
+
+def _calibration(one: SetFigures) -> str:
+    chance = one.metrics.ece_if_calibrated
+    by_chance = "" if chance is None else f", by chance {chance:.3f}"
+    interval = one.metrics.ece_interval
+    return (f"{one.metrics.ece:.3f}" if interval is None else str(interval)) + by_chance
+
+
+def _plain(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

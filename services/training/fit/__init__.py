@@ -1,0 +1,1 @@
+"""What is fitted on frozen features: the probe, the patch lens, calibration, task space, the distance."""
