@@ -42,68 +42,101 @@ _START: Final = {
 
 Pipeline = Callable[[Sequence[bytes]], object]
 Progress = Callable[[str], None]
+Keep = Callable[[Results], None]
 
 
-def measure(plan: Plan, *, checkout: Path, work: Path, progress: Progress) -> Results:
-    """Do all of `plan`; random weights are written below `work`."""
-    started_s, made_at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+class _Notebook:
+    """What was measured so far; kept after every block, so that an interrupt costs one block."""
+
+    def __init__(self, results: Results, keep: Keep) -> None:
+        self._started_s, self._keep = time.monotonic(), keep
+        self.results = results
+
+    def add(self, *, is_complete: bool = False, **more: object) -> None:
+        """Lengthen the tuples, set the rest."""
+        for name, value in more.items():
+            if isinstance(value, tuple):
+                more[name] = (*getattr(self.results, name), *value)
+        spent_s = time.monotonic() - self._started_s
+        self.results = self.results.model_copy(update={**more, "is_complete": is_complete, "duration_s": spent_s})
+        self._keep(self.results)
+
+
+def measure(
+    plan: Plan, *, checkout: Path, work: Path, progress: Progress, keep: Keep = lambda _results: None
+) -> Results:
+    """Do all of `plan`; random weights are written below `work`. `keep` gets what there is after each block."""
     commit, is_modified = machine.commit(checkout)
-    objects = {syntax: slices(plan.images, syntax) for syntax in SYNTAXES}
-    runs: list[Run] = []
-    equalities: list[Equality] = []
-    not_measured: dict[str, str] = {}
-    peaks = tuple(_peak(dtype) for dtype in (torch.float32, torch.bfloat16))
-    soak = None
-    for name in plan.models:
-        folder = folder_of(name, work, plan.input_px)
-        stock = Stock(folder)
-        ours = dict(_ours(folder, plan))
-        if plan.is_compiled and "bf16 compiled" not in ours:
-            not_measured[f"{name} bf16 compiled"] = "could not be compiled, or was no faster"
-        equalities += [_equality(name, pipeline, backbone, stock, plan) for pipeline, backbone in ours.items()]
-        progress(f"{name}: {', '.join(ours)} are ready")
-        pipelines: dict[str, Pipeline] = {
-            STOCK: partial(stock.embed, batch=1),
-            "stock batch 8": partial(stock.embed, batch=8),
-            **{title: partial(_embed, backbone=backbone) for title, backbone in ours.items()},
-        }
-        runs += _blocks(name, pipelines, {"uncompressed": objects["uncompressed"]}, plan, progress)
-        if not any(run.model == LOAD for run in runs):
-            loaders: dict[str, Pipeline] = {
-                STOCK: partial(_each, stock.load),
-                "similis": partial(_each, partial(_load, input_px=plan.input_px)),
-            }
-            runs += _blocks(LOAD, loaders, objects, plan, progress)
-        if plan.soak_frames and soak is None:
-            soak = _soak(ours["bf16"], objects["uncompressed"], plan.soak_frames, progress)
-    return Results(
-        made_at=made_at,
-        duration_s=time.monotonic() - started_s,
-        commit=commit,
-        commit_is_modified=is_modified,
-        machine=machine.describe(work),
-        torch=torch.__version__,
-        transformers=transformers.__version__,
-        threads=torch.get_num_threads(),
-        plan=plan,
-        gflop_per_image={name: gflop_per_image(name, plan.input_px) for name in plan.models},
-        start_up_cpu_s=_start_up(checkout) if plan.has_start_up else {},
-        peaks=peaks,
-        runs=tuple(runs),
-        equalities=tuple(equalities),
-        not_measured=not_measured,
-        soak=soak,
+    notebook = _Notebook(
+        Results(
+            made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            duration_s=1e-9,
+            commit=commit,
+            commit_is_modified=is_modified,
+            machine=machine.describe(work),
+            torch=torch.__version__,
+            transformers=transformers.__version__,
+            threads=torch.get_num_threads(),
+            plan=plan,
+            gflop_per_image={name: gflop_per_image(name, plan.input_px) for name in plan.models},
+            start_up_cpu_s={},
+        ),
+        keep,
     )
+    objects = {syntax: slices(plan.images, syntax) for syntax in SYNTAXES}
+    if plan.soak_frames:  # first, while the process is small
+        _soak(plan, work, objects, notebook, progress)
+    if plan.models:
+        notebook.add(peaks=tuple(_peak(dtype) for dtype in (torch.float32, torch.bfloat16)))
+    for name in plan.models:
+        _measure_model(name, plan, work, objects, notebook, progress)
+    has_start_up = plan.has_start_up and bool(plan.models)
+    notebook.add(start_up_cpu_s=_start_up(checkout) if has_start_up else {}, is_complete=True)
+    return notebook.results
 
 
-def _ours(folder: Path, plan: Plan) -> Iterator[tuple[str, Backbone]]:
+def _measure_model(
+    name: str, plan: Plan, work: Path, objects: dict[str, list[bytes]], notebook: _Notebook, progress: Progress
+) -> None:
+    folder = folder_of(name, work, plan.input_px)
+    stock = Stock(folder)
+    if not any(run.model == LOAD for run in notebook.results.runs):
+        loaders: dict[str, Pipeline] = {
+            STOCK: partial(_each, stock.load),
+            "similis": partial(_each, partial(_load, input_px=plan.input_px)),
+        }
+        for runs in _blocks(LOAD, loaders, objects, plan, progress):
+            notebook.add(runs=runs)
+    ours = dict(_ours(name, folder, plan, notebook))
+    equalities = tuple(_equality(name, pipeline, backbone, stock, plan) for pipeline, backbone in ours.items())
+    notebook.add(equalities=equalities)
+    progress(f"{name}: {', '.join(ours)} are ready")
+    pipelines: dict[str, Pipeline] = {
+        STOCK: partial(stock.embed, batch=1),
+        "stock batch 8": partial(stock.embed, batch=8),
+        **{title: partial(_embed, backbone=backbone) for title, backbone in ours.items()},
+    }
+    for runs in _blocks(name, pipelines, {"uncompressed": objects["uncompressed"]}, plan, progress):
+        notebook.add(runs=runs)
+
+
+def _ours(name: str, folder: Path, plan: Plan, notebook: _Notebook) -> Iterator[tuple[str, Backbone]]:
     settings = VisionSettings(backbone=str(folder), device="cpu", input_size_px=plan.input_px, batch_size=BATCH)
-    yield "float32", _loaded(settings, precision="float32")
-    yield "bf16", _loaded(settings, precision="bf16")
-    if plan.is_compiled:
-        compiled = _loaded(settings, precision="bf16", compile=True)
-        if compiled.encoder.shapes(1) == (BATCH,):  # else it fell back
-            yield "bf16 compiled", compiled
+    precisions = plan.precisions or ("float32", "bf16")
+    gain = notebook.results.peaks[1].gflop_per_cpu_s / notebook.results.peaks[0].gflop_per_cpu_s
+    for precision in precisions:
+        if plan.precisions is None and precision == "bf16" and gain < 1:
+            reason = f"bfloat16 multiplies matrices {gain:.2f} times as fast as float32 here"
+            notebook.add(not_measured={**notebook.results.not_measured, f"{name} bf16": reason})
+            continue
+        yield precision, _loaded(settings, precision=precision)
+        if plan.is_compiled:
+            compiled = _loaded(settings, precision=precision, compile=True)
+            if compiled.encoder.shapes(1) == (BATCH,):  # else it fell back
+                yield f"{precision} compiled", compiled
+            else:
+                reason = "could not be compiled, or was no faster"
+                notebook.add(not_measured={**notebook.results.not_measured, f"{name} {precision} compiled": reason})
 
 
 def _loaded(settings: VisionSettings, **values: object) -> Backbone:
@@ -129,26 +162,30 @@ def _embed(objects: Sequence[bytes], backbone: Backbone) -> NDArray[np.float32]:
 
 def _blocks(
     model: str, pipelines: dict[str, Pipeline], objects: dict[str, list[bytes]], plan: Plan, progress: Progress
-) -> Iterator[Run]:
+) -> Iterator[tuple[Run, ...]]:
+    """The runs of one block after the other."""
     for syntax, data in objects.items():
         for run in pipelines.values():
             run(data[:1])  # set up
         for block in range(plan.repeats):
             first = block % len(pipelines)
             titles = [*pipelines][first:] + [*pipelines][:first]
-            for title in titles:
-                cpu_s, wall_s = time.process_time(), time.perf_counter()
-                pipelines[title](data)
-                cpu_s, wall_s = time.process_time() - cpu_s, time.perf_counter() - wall_s
-                yield Run(
-                    block=block,
-                    model=model,
-                    pipeline=title,
-                    syntax=syntax,
-                    cpu_ms_per_image=1e3 * cpu_s / len(data),
-                    wall_ms_per_image=1e3 * wall_s / len(data),
-                )
+            yield tuple(_run(block, model, title, syntax, pipelines[title], data) for title in titles)
         progress(f"{model} {syntax}: {plan.repeats} blocks")
+
+
+def _run(block: int, model: str, title: str, syntax: str, pipeline: Pipeline, data: Sequence[bytes]) -> Run:
+    cpu_s, wall_s = time.process_time(), time.perf_counter()
+    pipeline(data)
+    cpu_s, wall_s = time.process_time() - cpu_s, time.perf_counter() - wall_s
+    return Run(
+        block=block,
+        model=model,
+        pipeline=title,
+        syntax=syntax,
+        cpu_ms_per_image=1e3 * cpu_s / len(data),
+        wall_ms_per_image=1e3 * wall_s / len(data),
+    )
 
 
 def _peak(dtype: torch.dtype) -> MatmulPeak:
@@ -167,13 +204,13 @@ def _peak(dtype: torch.dtype) -> MatmulPeak:
     return MatmulPeak(precision=str(dtype).removeprefix("torch."), gflop_per_cpu_s=best)
 
 
-def _least_cpu_s(action: Callable[[], object], tries: int = 8, times: int = 4) -> float:
-    spent = []
-    for _ in range(tries):
+def _least_cpu_s(action: Callable[[], object], tries: int = 32, enough_s: float = 0.5) -> float:
+    """Of several tries, fewer where one is slow: bfloat16 may be, without units for it."""
+    spent: list[float] = []
+    while len(spent) < tries and sum(spent) < enough_s:
         started_s = time.process_time()
-        for _ in range(times):
-            action()
-        spent.append((time.process_time() - started_s) / times)
+        action()
+        spent.append(time.process_time() - started_s)
     return min(spent)
 
 
@@ -223,16 +260,22 @@ def _start_up(checkout: Path) -> dict[str, float]:
     return found
 
 
-def _soak(backbone: Backbone, objects: list[bytes], frames: int, progress: Progress) -> Soak:
-    sizes = []
+def _soak(plan: Plan, work: Path, objects: dict[str, list[bytes]], notebook: _Notebook, progress: Progress) -> None:
+    """From DICOM bytes to embedding, the encodings in turn, noting the memory after every twentieth."""
+    folder = folder_of(plan.soak_model, work, plan.input_px)
+    settings = VisionSettings(backbone=str(folder), device="cpu", input_size_px=plan.input_px, batch_size=BATCH)
+    backbone = _loaded(settings, precision="float32")
+    mixed = [data for together in zip(*objects.values(), strict=True) for data in together]
+    sizes: list[int] = []
     done = 0
     for step in range(1, _SOAK_STEPS + 1):
-        while done < step * frames // _SOAK_STEPS:
-            _embed(objects, backbone)
-            done += len(objects)
+        while done < step * plan.soak_frames // _SOAK_STEPS:
+            _embed(mixed, backbone)
+            done += len(mixed)
         sizes.append(_rss_bytes())
         progress(f"soak: {done} frames, {sizes[-1] / 1e6:.0f} MB resident")
-    return Soak(frames=done, rss_bytes=tuple(sizes))
+        soak = Soak(frames=done, model=plan.soak_model, encodings=tuple(objects), rss_bytes=tuple(sizes))
+        notebook.add(soak=soak)
 
 
 def _rss_bytes() -> int:

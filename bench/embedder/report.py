@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.embedder.results import STOCK, Results, Run
+from bench.embedder.results import STOCK, Measurements, Results, Run, Soak
 
 
 def ratios(results: Results, model: str, pipeline: str, syntax: str = "uncompressed") -> list[float]:
@@ -37,24 +37,27 @@ def markdown(results: Results) -> str:
 
 def _lines(results: Results) -> Iterator[str]:
     yield (
-        f"{results.machine.cpu}, {results.machine.cores} cores, torch {results.torch}, "
-        f"{results.threads} threads, {results.made_at}"
+        f"Ratios are of CPU time. {results.machine.cpu}, {results.machine.cores} cores, torch {results.torch}, "
+        f"{results.threads} threads, {results.made_at}{'' if results.is_complete else ', interrupted'}"
     )
-    yield ""
-    yield "| DICOM file to embedding | CPU ms | wall ms | ratio of CPU time to stock (least-most) | share of matmul |"
-    yield "|---|---|---|---|---|"
-    for model in results.plan.models:
-        for pipeline in _pipelines(results, model):
-            yield _row(results, model, pipeline, "uncompressed", f"{model}, {pipeline}", with_share=True)
-    yield ""
-    yield "| load: file to model input | CPU ms | wall ms | ratio of CPU time to stock (least-most) |"
-    yield "|---|---|---|---|"
-    for syntax in dict.fromkeys(run.syntax for run in results.runs if run.model == "load"):
-        for pipeline in _pipelines(results, "load"):
-            yield _row(results, "load", pipeline, syntax, f"{syntax}, {pipeline}", with_share=False)
-    yield ""
-    yield "| on the same pixels, against Hugging Face float32 | relative error | largest difference | top-10 overlap |"
-    yield "|---|---|---|---|"
+    if any(run.model in results.plan.models for run in results.runs):
+        yield ""
+        yield "| DICOM file to embedding | CPU ms | wall ms | ratio to stock (least-most) | share of matmul |"
+        yield "|---|---|---|---|---|"
+        for model in results.plan.models:
+            for pipeline in _pipelines(results, model):
+                yield _row(results, model, pipeline, "uncompressed", f"{model}, {pipeline}", with_share=True)
+    if any(run.model == "load" for run in results.runs):
+        yield ""
+        yield "| load: file to model input | CPU ms | wall ms | ratio to stock (least-most) |"
+        yield "|---|---|---|---|"
+        for syntax in dict.fromkeys(run.syntax for run in results.runs if run.model == "load"):
+            for pipeline in _pipelines(results, "load"):
+                yield _row(results, "load", pipeline, syntax, f"{syntax}, {pipeline}", with_share=False)
+    if results.equalities:
+        yield ""
+        yield "| beside Hugging Face float32, same pixels | relative error | largest difference | top-10 overlap |"
+        yield "|---|---|---|---|"
     for one in results.equalities:
         yield (
             f"| {one.model}, {one.pipeline} | {one.relative_error:.1e} | {one.largest_difference:.1e} "
@@ -66,19 +69,25 @@ def _lines(results: Results) -> Iterator[str]:
     for name, seconds in results.start_up_cpu_s.items():
         yield f"- Start of a process to its first vector, {name}: {seconds:.1f} CPU s"
     if results.soak is not None:
-        first, last = results.soak.rss_bytes[1], results.soak.rss_bytes[-1]
-        yield (
-            f"- Memory over {results.soak.frames} frames: {first / 1e6:.0f} MB after a tenth, "
-            f"{last / 1e6:.0f} MB at the end"
-        )
+        yield _soak_line(results.soak)
     for name, reason in results.not_measured.items():
         yield f"- Not measured: {name}: {reason}"
 
 
+def _soak_line(soak: Soak) -> str:
+    later = soak.rss_bytes[1:] or soak.rss_bytes
+    model = "a tiny model with random weights" if soak.model == "tiny" else soak.model
+    return (
+        f"- Memory over {soak.frames} frames ({', '.join(soak.encodings)} in turn; {model}): "
+        f"{later[0] / 1e6:.0f} MB after a tenth, {later[-1] / 1e6:.0f} MB at the end, at most {max(later) / 1e6:.0f} MB"
+    )
+
+
 def _row(results: Results, model: str, pipeline: str, syntax: str, title: str, *, with_share: bool) -> str:
     runs = _of(results, model, pipeline, syntax)
+    if not (found := ratios(results, model, pipeline, syntax)):
+        return f"| {title} | |"
     cpu, wall = (statistics.median(getattr(run, f"{kind}_ms_per_image") for run in runs) for kind in ("cpu", "wall"))
-    found = ratios(results, model, pipeline, syntax)
     cells = [title, f"{cpu:.2f}", f"{wall:.2f}", f"{statistics.median(found):.2f} ({min(found):.2f}-{max(found):.2f})"]
     if with_share:
         share = matmul_share(results, model, pipeline)
@@ -86,30 +95,54 @@ def _row(results: Results, model: str, pipeline: str, syntax: str, title: str, *
     return f"| {' | '.join(cells)} |"
 
 
-def draw(results: Results, path: Path) -> None:
-    """Ratios of CPU time, from DICOM file to embedding."""
+def draw(kept: Measurements, path: Path) -> None:
+    """Ratios of CPU time, from DICOM file to embedding: a panel for each machine and plan."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
-    bars = [
-        (f"{model} {pipeline}", ratios(results, model, pipeline))
-        for model in (*results.plan.models, "load")
-        for pipeline in _pipelines(results, model)
-        if pipeline != STOCK
-    ]
-    for place, (_, found) in enumerate(reversed(bars)):
-        middle = statistics.median(found)
-        axes.barh(place, middle, color="#4477aa", xerr=[[middle - min(found)], [max(found) - middle]])
-        axes.text(max(found), place, f" {middle:.1f}", va="center")
-    axes.set_yticks(range(len(bars)), [title for title, _ in reversed(bars)])
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_xlabel("times less CPU than stock at batch 1, uncompressed 512 x 512")
+    panels = [(results, bars) for results in kept.measurements if (bars := _bars(results))]
+    heights = [len(bars) for _, bars in panels]
+    figure, axes = plt.subplots(
+        len(panels),
+        figsize=(7, 0.9 * len(panels) + 0.28 * sum(heights)),
+        sharex=True,
+        squeeze=False,
+        layout="constrained",
+        height_ratios=heights,
+    )
+    for panel, (results, bars) in zip(axes[:, 0], panels, strict=True):
+        for place, (_, found) in enumerate(reversed(bars)):
+            middle = statistics.median(found)
+            panel.barh(place, middle, color="#4477aa", xerr=[[middle - min(found)], [max(found) - middle]])
+            panel.text(max(found), place, f" {middle:.1f}", va="center")
+        panel.set_yticks(range(len(bars)), [title for title, _ in reversed(bars)])
+        panel.axvline(1, color="black", linewidth=0.8)
+        panel.set_title(_title(results), fontsize=9, loc="left")
+        panel.margins(x=0.08)
+    axes[-1, 0].set_xlabel("times less CPU than stock at batch 1, uncompressed 512 x 512")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def _bars(results: Results) -> list[tuple[str, list[float]]]:
+    return [
+        (f"{model} {pipeline}", found)
+        for model in (*results.plan.models, "load")
+        for pipeline in _pipelines(results, model)
+        if pipeline != STOCK and (found := ratios(results, model, pipeline))
+    ]
+
+
+def _title(results: Results) -> str:
+    """The machine by what counts here: its matrix products in GFLOP a CPU second."""
+    products = ", ".join(f"{peak.precision} {peak.gflop_per_cpu_s:.0f}" for peak in results.peaks)
+    return (
+        f"{results.machine.cpu}, {results.threads} of {results.machine.cores} cores, {results.made_at[:10]}\n"
+        f"matrix product, GFLOP/s: {products}"
+    )
 
 
 def _pipelines(results: Results, model: str) -> list[str]:

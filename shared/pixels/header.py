@@ -24,6 +24,7 @@ from shared.errors import NotAnImageError, PermanentError, UndecodablePixelsErro
 from shared.pixels.deflated import DeflatedObject, deflated_object
 from shared.pixels.frame_count import frames_held, integer, number_of_frames
 from shared.pixels.limits import PixelLimits
+from shared.pixels.quick_dataset import QuickDataset, quick_dataset
 from shared.pixels.quiet import quiet
 
 _PIXEL_TAGS: Final = {
@@ -105,8 +106,7 @@ def open_image(data: bytes, limits: PixelLimits) -> ImageObject:
         UndecodablePixelsError: the data set is damaged.
     """
     with guarded("not readable as DICOM"):
-        stream = _stream(data, limits)
-        dataset = _data_set(stream, has_preamble=_has_preamble(data))
+        dataset, stream = _data_set(data, limits)
         element = _pixel_element(dataset, stream)
         return ImageObject(dataset, data if isinstance(stream, io.BytesIO) else stream.whole(), *element)
 
@@ -120,8 +120,7 @@ def parse(data: bytes, limits: PixelLimits) -> tuple[Dataset, int]:
         NotAnImageError, OversizedPixelsError, UndecodablePixelsError: as `read_header`.
     """
     with guarded("not readable as DICOM"):
-        stream = _stream(data, limits)
-        dataset = _data_set(stream, has_preamble=_has_preamble(data))
+        dataset, stream = _data_set(data, limits)
         keyword, _, value_at, length = _pixel_element(dataset, stream)
         if number_of_frames(dataset) == 1:
             return dataset, 1
@@ -154,6 +153,8 @@ def guarded(what: str) -> Iterator[None]:
 
 def transfer_syntax(dataset: Dataset) -> UID:
     """The transfer syntax, worked out from the encoding where the file does not say."""
+    if isinstance(dataset, QuickDataset):
+        return dataset.transfer_syntax
     named = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
     if named:
         return UID(named)
@@ -183,14 +184,20 @@ def _stream(data: bytes, limits: PixelLimits) -> io.BytesIO | DeflatedObject:
     return deflated_object(data, limits) or io.BytesIO(data)
 
 
-def _data_set(stream: io.BytesIO | DeflatedObject, *, has_preamble: bool) -> Dataset:
-    """The data set before its pixels, where the stream is then."""
+def _data_set(data: bytes, limits: PixelLimits) -> tuple[Dataset, io.BytesIO | DeflatedObject]:
+    """The data set before its pixels, and what it was read from, which stands at the pixels."""
+    if (found := quick_dataset(data)) is not None:
+        whole = io.BytesIO(data)
+        whole.seek(found[1])
+        return found[0], whole
+    stream = _stream(data, limits)
+    has_preamble = _has_preamble(data)
     dataset = dcmread(stream, force=not has_preamble, stop_before_pixels=True)
     if has_preamble and len(dataset) == 0:  # pydicom's answer where an element of undefined length never ends
         raise UndecodablePixelsError("not readable as DICOM: the data set is empty or cut off")
     if not has_preamble and "SOPClassUID" not in dataset and "Rows" not in dataset:
         raise NotAnImageError("not a DICOM object")
-    return dataset
+    return dataset, stream
 
 
 def _pixel_element(dataset: Dataset, stream: io.BytesIO | DeflatedObject) -> tuple[str, str, int, int | None]:

@@ -49,12 +49,14 @@ class ImagePixel:
         Raises:
             UndecodablePixelsError: values that PS3.3 section C.7.6.3 does not allow.
         """
-        if "Rows" not in dataset or "Columns" not in dataset:
+        rows, columns = dataset.get("Rows"), dataset.get("Columns")
+        if rows is None or columns is None:
             raise UndecodablePixelsError("pixels without Rows and Columns")
-        rows, columns = int(dataset.Rows), int(dataset.Columns)
         samples = int(dataset.get("SamplesPerPixel") or 1)
         if keyword == "PixelData":
-            allocated = int(dataset.BitsAllocated)
+            if (bits := dataset.get("BitsAllocated")) is None:
+                raise UndecodablePixelsError("pixels without Bits Allocated")
+            allocated = int(bits)
             stored = int(dataset.get("BitsStored") or allocated)
         else:
             allocated = stored = 32 if keyword == "FloatPixelData" else 64
@@ -62,8 +64,8 @@ class ImagePixel:
         photometric = str(dataset.get("PhotometricInterpretation") or ("MONOCHROME2" if samples == 1 else "RGB"))
         image = cls(
             keyword=keyword,
-            rows=rows,
-            columns=columns,
+            rows=int(rows),
+            columns=int(columns),
             frames=number_of_frames(dataset),
             samples=samples,
             allocated=allocated,

@@ -56,9 +56,18 @@ def used_bits(values: NDArray[Any], image: ImagePixel) -> NDArray[Any]:
     bits = 8 * values.dtype.itemsize
     if values.dtype.kind == "f" or (image.stored == bits and image.high_bit == image.stored - 1):
         return values
+    if image.high_bit == image.stored - 1 and _fits(values, image.stored):
+        return values  # two looks are a fifth of the two shifts
     above = max(0, bits - 1 - image.high_bit)
     shifted: NDArray[Any] = np.right_shift(np.left_shift(values, above), bits - image.stored)
     return shifted
+
+
+def _fits(values: NDArray[Any], stored: int) -> bool:
+    """Whether the bits above `stored` are clear, or all say the sign."""
+    if values.dtype.kind == "u":
+        return bool(values.max(initial=0) < 1 << stored)
+    return bool(values.max(initial=0) < 1 << (stored - 1) and values.min(initial=0) >= -(1 << (stored - 1)))
 
 
 def _holds_all_samples(data: memoryview, image: ImagePixel, dtype: np.dtype[Any]) -> bool:

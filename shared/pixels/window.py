@@ -137,7 +137,8 @@ def apply_ramp(values: NDArray[Any], ramp: Ramp, slope: float = 1.0, intercept: 
     if high == low or abs(high - low) < _TINY:
         above = values > low if slope > 0 else values < low
         return np.asarray(above, np.float32)
-    shown = np.subtract(values, work(low), dtype=work)
+    shown: Values = values.astype(work)  # converting on the way, numpy subtracts half as fast
+    shown -= work(low)
     shown *= work(1.0 / (high - low))
     clipped: NDArray[np.float32] = np.clip(shown, 0.0, 1.0, out=shown).astype(np.float32, copy=False)
     return clipped

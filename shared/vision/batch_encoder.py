@@ -8,6 +8,7 @@ frames to the full size, or to a smaller one that was seen to give the very same
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import Final
@@ -25,7 +26,7 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
 class BatchEncoder:
-    """Runs `forward` on (N, C, S, S) pixels, C 1 or 3. For one thread at a time."""
+    """Runs `forward` on (N, C, S, S) pixels, C 1 or 3. Calls from several threads take turns, batch by batch."""
 
     def __init__(
         self, forward: Forward, *, size_px: int, batch_size: int, device: torch.device, one_shape: bool = False
@@ -43,6 +44,7 @@ class BatchEncoder:
         self._largest = batch_size
         self._one_shape = one_shape
         self._shapes: dict[int, tuple[int, ...]] = {}
+        self._turn = threading.RLock()
 
     @property
     def batch_size(self) -> int:
@@ -58,13 +60,14 @@ class BatchEncoder:
         done: list[NDArray[np.float32]] = []
         start = 0
         while start < len(pixels):
-            try:
-                shape = self._shape_for(len(pixels) - start, pixels.shape[1])
-                part = pixels[start : start + shape]
-                done.append(self._run(part, shape)[: len(part)])
-            except RuntimeError as error:  # torch.OutOfMemoryError is one
-                self._halve(error)
-                continue
+            with self._turn:
+                try:
+                    shape = self._shape_for(len(pixels) - start, pixels.shape[1])
+                    part = pixels[start : start + shape]
+                    done.append(self._run(part, shape)[: len(part)])
+                except RuntimeError as error:  # torch.OutOfMemoryError is one
+                    self._halve(error)
+                    continue
             start += len(part)
         return np.concatenate(done)
 
@@ -78,9 +81,10 @@ class BatchEncoder:
 
     def shapes(self, channels: int) -> tuple[int, ...]:
         """Sizes of batches for frames of so many channels, ascending; the last is the full one."""
-        if channels not in self._shapes:
-            self._shapes[channels] = self._equal_shapes(channels)
-        return self._shapes[channels]
+        with self._turn:
+            if channels not in self._shapes:
+                self._shapes[channels] = self._equal_shapes(channels)
+            return self._shapes[channels]
 
     def _shape_for(self, count: int, channels: int) -> int:
         shapes = self.shapes(channels)

@@ -57,10 +57,12 @@ def letterboxed(frame: Frame, size_px: int) -> NDArray[np.float32]:
     """The frame resampled into a black `size_px` square: (S, S) for grey, (S, S, 3) for RGB, in [0, 1]."""
     pixels = frame.pixels
     box = letterbox_box(pixels.shape[0], pixels.shape[1], frame.pixel_aspect, size_px)
+    content = resized(pixels, box.height, box.width)
+    np.clip(content, 0.0, 1.0, out=content)  # the cubic kernel overshoots at edges
+    if box.height == box.width == size_px:
+        return content
     square = np.zeros((size_px, size_px, *pixels.shape[2:]), np.float32)
-    content = square[box.top : box.top + box.height, box.left : box.left + box.width]
-    # The cubic kernel overshoots at edges.
-    np.clip(resized(pixels, box.height, box.width), 0.0, 1.0, out=content)
+    square[box.top : box.top + box.height, box.left : box.left + box.width] = content
     return square
 
 

@@ -3,24 +3,53 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from bench.embedder import benchmark, gpu, report
+from bench.embedder import benchmark, gpu, report, threads
 from bench.embedder.models import gflop_per_image
 from bench.embedder.objects import SYNTAXES, slices
-from bench.embedder.results import STOCK, Plan, Results, Run
+from bench.embedder.results import STOCK, Measurements, Plan, Results, Run, keep, read
 from shared.pixels import PixelLimits, read_frames
 
-TINY = Plan(models=("tiny",), images=2, repeats=2, input_px=56, is_compiled=False, has_start_up=False, soak_frames=40)
+TINY = Plan(
+    models=("tiny",),
+    images=2,
+    repeats=2,
+    input_px=56,
+    precisions=("float32", "bf16"),
+    is_compiled=False,
+    has_start_up=False,
+    soak_frames=40,
+)
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory) -> Results:
+def file(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("kept") / "results" / "embedder.json"
+
+
+@pytest.fixture(scope="module")
+def states(file, tmp_path_factory) -> list[Results]:
+    """What was kept after each step."""
     work = tmp_path_factory.mktemp("bench")
-    return benchmark.measure(TINY, checkout=work, work=work, progress=lambda _text: None)
+    found: list[Results] = []
+
+    def keep_it(results: Results) -> None:
+        keep(file, results)
+        found.append(read(file).measurements[-1])
+
+    benchmark.measure(TINY, checkout=work, work=work, progress=lambda _text: None, keep=keep_it)
+    return found
+
+
+@pytest.fixture(scope="module")
+def results(states) -> Results:
+    return states[-1]
 
 
 def test_every_pipeline_has_its_turn_in_every_block(results):
@@ -28,8 +57,40 @@ def test_every_pipeline_has_its_turn_in_every_block(results):
     embedding = {("tiny", name, "uncompressed") for name in (STOCK, "stock batch 8", "float32", "bf16")}
     loading = {("load", name, syntax) for name in (STOCK, "similis") for syntax in SYNTAXES}
     assert found == {(*run, block) for run in embedding | loading for block in range(2)}
-    assert results.soak is not None
+
+
+def test_the_soak_runs_every_encoding_through_a_tiny_model(results):
     assert results.soak.frames >= 40
+    assert results.soak.model == "tiny"
+    assert set(results.soak.encodings) == set(SYNTAXES)
+    assert len(results.soak.rss_bytes) == 20
+
+
+def test_an_interrupt_costs_one_block(states):
+    """A kept state holds every block before it, and says that it is not all."""
+    counts = [len(state.runs) for state in states]
+    assert counts == sorted(counts)
+    assert max(after - before for before, after in pairwise(counts)) == 4  # one block of four pipelines
+    assert [state.is_complete for state in states] == [False] * (len(states) - 1) + [True]
+    assert "interrupted" in report.markdown(states[-2])
+    for state in states:
+        report.markdown(state)
+
+
+def test_a_file_keeps_one_measurement_for_each_machine_and_plan(results, tmp_path):
+    path = tmp_path / "kept.json"
+    elsewhere = results.model_copy(update={"machine": results.machine.model_copy(update={"cpu": "another"})})
+    again = results.model_copy(update={"made_at": "later"})
+    for one in (results, elsewhere, again):
+        keep(path, one)
+    assert read(path).measurements == (elsewhere, again)
+    assert [found.name for found in tmp_path.iterdir()] == ["kept.json"]
+
+
+def test_the_kept_measurements_can_be_read_and_shown():
+    kept = read(Path(__file__).parents[2] / "bench" / "results" / "embedder.json")
+    assert all(report.markdown(one) for one in kept.measurements)
+    assert all(one.is_complete for one in kept.measurements)
 
 
 def test_equal_results_are_measured_beside_the_speed(results):
@@ -45,7 +106,7 @@ def test_tables_plot_and_json_hold_what_was_measured(results, tmp_path):
     assert "| tiny, bf16 |" in text
     assert "| JPEG-LS, similis |" in text
     assert "Memory over 40 frames" in text
-    report.draw(results, tmp_path / "plot.png")
+    report.draw(Measurements(measurements=(results, results)), tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
     kept = results.model_dump_json()
     assert Results.model_validate_json(kept) == results
@@ -86,3 +147,13 @@ def test_the_gpu_benchmark_runs_on_a_cpu():
     (row,) = json.loads(done.stdout[done.stdout.index("{") :])["rows"]
     assert row["model_images_per_s"] > 0
     assert row["p99_ms_at_70_percent_load"] > 0
+
+
+def test_a_way_of_using_threads_is_measured_in_a_process_of_its_own(monkeypatch, tmp_path, capsys):
+    way = "two batches at once, 1 thread each"
+    monkeypatch.setattr(threads, "WAYS", {way: threads.WAYS[way]})
+    threads.main(model="tiny", rounds=1, batches=2, json_file=tmp_path / "threads.json")
+    ways = json.loads((tmp_path / "threads.json").read_text())["ways"]
+    (run,) = ways[way]
+    assert min(run["wall_ms"], run["cpu_ms"], run["batch_ms"]) > 0
+    assert f"| {way} |" in capsys.readouterr().out
