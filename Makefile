@@ -5,7 +5,7 @@ UV := .uv/bin/uv
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 
-.PHONY: help demo test check format test-extras schemas bench-listener bench-embedder bench-tasks fuzz faults clean
+.PHONY: help demo test check format test-extras schemas bench-listener bench-embedder bench-tasks bench-explainer fuzz faults clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make bench-listener  measure the listener beside Orthanc and storescp (ARGS='--quick')"
 	@echo "make bench-embedder  measure file to embedding beside the stock pipeline (ARGS='--quick', '--soak 20000')"
 	@echo "make bench-tasks   measure every task's head and write docs/tasks.md (ARGS='--studies 60')"
+	@echo "make bench-explainer  measure ViT-CX beside a plain transcription of the published procedure"
 	@echo "make fuzz          at least 20,000 cases against the listener"
 	@echo "make faults        at least 200 kills of the listener"
 	@echo "make schemas       write schemas and generated documents from the code"
@@ -71,6 +72,9 @@ bench-embedder: .venv/development
 
 bench-tasks: .venv/development
 	.venv/bin/python -m bench.tasks --json bench/results/tasks.json $(ARGS)
+
+bench-explainer: .venv/development
+	.venv/bin/python -m bench.explainer --json bench/results/explainer.json $(ARGS)
 
 fuzz: .venv/development
 	SIMILIS_FUZZ_CASES=20000 .venv/bin/python -m pytest tests/fuzz -p no:logging --timeout 3600 $(ARGS)

@@ -7,6 +7,7 @@ fields are ignored, so a new optional field is compatible; a breaking change is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, ClassVar, Final, Literal
@@ -139,8 +140,17 @@ class FailedFrame(EventModel):
 
     sop_instance_uid: Uid
     frame_number: PositiveInt = Field(description="Counts from 1.")
-    reason: str = Field(description="undecodable, too-large, decoder-died or timed-out; more may come.")
+    reason: str = Field(
+        description="undecodable, too-large, decoder-died, timed-out or not-explainable; more may come."
+    )
     detail: str
+
+
+class PixelNote(EventModel):
+    """What the reader of pixels chose for a frame, or overlooked."""
+
+    note: str = Field(description="A short code, such as fallback-window-ct-lung; more may come.")
+    frames: PositiveInt = Field(description="How many of the embedded frames have it.")
 
 
 class EvidenceFrame(EventModel):
@@ -192,6 +202,9 @@ class StudyDiagnosed(Event):
     frames_failed: tuple[FailedFrame, ...] = Field(
         default=(), description="Frames that could not be decoded while others of their study could."
     )
+    pixel_notes: tuple[PixelNote, ...] = Field(
+        default=(), description="Windows that were missing, useless or several, and what was taken instead."
+    )
 
     @classmethod
     def identify(
@@ -208,6 +221,52 @@ class StudyDiagnosed(Event):
         return ids.event_id(cls.event_type, study_instance_uid, revision, task, backbone_id, head_id or "", *parts)
 
 
+class Reliability(StrEnum):
+    """Whether a map's range is clearly above that of networks with random weights; no more is checked."""
+
+    CHECKED = "checked"
+    NOT_RELIABLE = "not-reliable"
+    UNKNOWN = "unknown"
+
+
+class ResultKind(StrEnum):
+    """What a DICOM result is."""
+
+    PARAMETRIC_MAP = "parametric-map"
+    SEGMENTATION = "segmentation"
+    MEASUREMENT_REPORT = "measurement-report"
+    SECONDARY_CAPTURE = "secondary-capture"
+    KEY_OBJECT_SELECTION = "key-object-selection"
+
+
+class FrameReference(EventModel):
+    """One frame of a study."""
+
+    series_instance_uid: Uid
+    sop_instance_uid: Uid
+    frame_number: PositiveInt = Field(description="Counts from 1.")
+
+
+class Faithfulness(EventModel):
+    """Does the map rank the frame's pixels as the model uses them? Beside each figure that of random orders."""
+
+    insertion_auc: float = Field(description="Mean probability while pixels are put in, the highest first; high: good.")
+    deletion_auc: float = Field(description="Mean probability while pixels are taken out likewise; low: good.")
+    random_insertion_auc: float
+    random_deletion_auc: float
+    steps: PositiveInt = Field(description="Steps from the first pixel to the last.")
+
+
+class ResultObject(EventModel):
+    """A DICOM object that was made of a map, in the source's study."""
+
+    kind: ResultKind
+    sop_class_uid: Uid
+    series_instance_uid: Uid
+    sop_instance_uid: Uid
+    key: str = Field(description="Its archive key.")
+
+
 class ExplanationMap(EventModel):
     """One saliency map of one frame."""
 
@@ -221,9 +280,15 @@ class ExplanationMap(EventModel):
     method: str
     mode: str
     seed: NonNegativeInt
-    mask_count: PositiveInt = Field(description="Cluster masks, N in the paper.")
+    mask_count: PositiveInt = Field(description="Cluster masks, N in the paper; 1 where a method has no masks.")
     value_min: float
     value_max: float
+    faithfulness: Faithfulness | None = Field(default=None, description="Null if it was not measured.")
+    reliability: Reliability = Field(
+        default=Reliability.UNKNOWN, description="Whether the map's range is clearly above that of random weights."
+    )
+    reliability_reason: str = ""
+    objects: tuple[ResultObject, ...] = ()
 
 
 class StudyExplained(Event):
@@ -238,11 +303,34 @@ class StudyExplained(Event):
     head_id: str
     duration_s: NonNegativeFloat
     notice: Literal["research use only"] = "research use only"
+    request_id: UUID | None = Field(
+        default=None, description="The request that asked for these maps; null: the policy."
+    )
+    frames_failed: tuple[FailedFrame, ...] = Field(default=(), description="Frames of which no map can be made.")
+    objects: tuple[ResultObject, ...] = Field(default=(), description="DICOM objects that are not of a single map.")
 
     @classmethod
-    def identify(cls, diagnosed: StudyDiagnosed, method: str) -> UUID:
-        """This event's deterministic id."""
-        return ids.event_id(cls.event_type, str(diagnosed.event_id), method)
+    def identify(cls, diagnosed: StudyDiagnosed, variant: str, request_id: UUID | None = None) -> UUID:
+        """This event's deterministic id. `variant`: the method, its mode and what else shapes the maps."""
+        parts = [] if request_id is None else [str(request_id)]
+        return ids.event_id(cls.event_type, str(diagnosed.event_id), variant, *parts)
+
+
+class ExplanationRequested(Event):
+    """Somebody asks for maps that the task's policy does not make by itself."""
+
+    event_type: ClassVar[str] = "similis.explanation.requested.v1"
+
+    task: TaskName
+    diagnosis_event_id: UUID = Field(description="The diagnosis to explain.")
+    label: str | None = Field(default=None, description="The class to explain; null: the predicted one.")
+    frames: tuple[FrameReference, ...] = Field(default=(), max_length=64, description="Empty: the evidence frames.")
+
+    @classmethod
+    def identify(cls, diagnosed: StudyDiagnosed, label: str | None, frames: Sequence[FrameReference]) -> UUID:
+        """This event's deterministic id: asking again for the same is the same request."""
+        asked = [f"{frame.sop_instance_uid}#{frame.frame_number}" for frame in frames]
+        return ids.event_id(cls.event_type, str(diagnosed.event_id), label or "", *asked)
 
 
 def now() -> datetime:
@@ -250,4 +338,4 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-EVENT_CLASSES: Final[tuple[type[Event], ...]] = (StudyReceived, StudyDiagnosed, StudyExplained)
+EVENT_CLASSES: Final[tuple[type[Event], ...]] = (StudyReceived, StudyDiagnosed, StudyExplained, ExplanationRequested)

@@ -43,5 +43,5 @@ def configure_logging(service: str, *, log_format: str, level: str) -> None:
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").setLevel(logging.CRITICAL)
-    for noisy in ("aiokafka", "httpx", "pynetdicom", "uvicorn", "urllib3"):
+    for noisy in ("aiokafka", "highdicom", "httpx", "pynetdicom", "uvicorn", "urllib3"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from shared.delivery.cloudevents import CONTENT_TYPE, schema_uri
 from shared.errors import ConfigurationError
 from shared.events import EVENT_CLASSES, NO_TASK, RESEARCH_USE_ONLY, Event
-from shared.topics import STUDY_EXPLAINED, STUDY_RECEIVED, Topic, diagnosis
+from shared.topics import EXPLANATION_REQUESTED, STUDY_EXPLAINED, STUDY_RECEIVED, Topic, diagnosis
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 ASYNCAPI: Final = "asyncapi.yaml"
@@ -76,6 +76,7 @@ def asyncapi() -> dict[str, Any]:
             "studyDiagnosed",
             "One task's diagnosis of a study that is embedded and searchable.",
         ),
+        (EXPLANATION_REQUESTED, "explanationRequested", "Somebody asks for maps that a task's policy does not make."),
         (STUDY_EXPLAINED, "studyExplained", "Saliency maps of a study are in the archive."),
     )
     schemas: dict[str, Any] = {}

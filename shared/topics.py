@@ -3,6 +3,7 @@
     similis.study.received.v1            StudyReceived      listener  -> embedder
     similis.diagnosis.<task>.v1          StudyDiagnosed     embedder  -> explainer, subscribers
     similis.diagnosis.none.v1            StudyDiagnosed     the studies that no task takes
+    similis.explanation.requested.v1     ExplanationRequested   query -> explainer
     similis.study.explained.v1           StudyExplained     explainer -> subscribers
     <topic>.retry, <topic>.dlq           beside each of them
 
@@ -15,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from shared.events import NO_TASK, Event, StudyDiagnosed, StudyExplained, StudyReceived
+from shared.events import NO_TASK, Event, ExplanationRequested, StudyDiagnosed, StudyExplained, StudyReceived
 
 DAY_MS: Final = 24 * 60 * 60 * 1000
 
@@ -41,6 +42,7 @@ class Topic:
 
 
 STUDY_RECEIVED: Final = Topic("similis.study.received.v1", StudyReceived)
+EXPLANATION_REQUESTED: Final = Topic("similis.explanation.requested.v1", ExplanationRequested)
 STUDY_EXPLAINED: Final = Topic("similis.study.explained.v1", StudyExplained)
 
 
@@ -51,4 +53,9 @@ def diagnosis(task: str) -> Topic:
 
 def declared(tasks: Iterable[str]) -> tuple[Topic, ...]:
     """All topics, given the names of the installed tasks."""
-    return (STUDY_RECEIVED, *(diagnosis(task) for task in (*sorted(tasks), NO_TASK)), STUDY_EXPLAINED)
+    return (
+        STUDY_RECEIVED,
+        *(diagnosis(task) for task in (*sorted(tasks), NO_TASK)),
+        EXPLANATION_REQUESTED,
+        STUDY_EXPLAINED,
+    )

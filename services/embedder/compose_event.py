@@ -18,6 +18,7 @@ from shared.events import (
     NO_TASK,
     EvidenceFrame,
     ModelCardReference,
+    PixelNote,
     SkippedInstance,
     StageSeconds,
     StudyDiagnosed,
@@ -105,6 +106,7 @@ def compose(
         out_of_distribution=verdict.unfamiliarity,
         model_card=None if task is None else _card(task),
         frames_failed=encoded.failed[:max_listed],
+        pixel_notes=tuple(PixelNote(note=note, frames=frames) for note, frames in sorted(encoded.notes.items())),
     )
 
 

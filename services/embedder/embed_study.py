@@ -12,6 +12,7 @@ Points have deterministic ids, so they are replaced; points of frames that are n
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,11 +42,14 @@ from shared.events import (
     now,
 )
 from shared.manifest import StudyManifest
+from shared.own_results import is_own_result, may_be_own_result
 from shared.pixels import PixelLimits
 from shared.pixels.pool_frames import DecodeInProcess, FrameDecoder
 from shared.vector_index.port import VectorIndex
 from shared.vision.frame_policy import FramesPolicy
 from shared.vision.tasks import Task
+
+log = logging.getLogger(__name__)
 
 # Times that a study's points are looked at before the record is tried again later.
 SETTLE_ROUNDS: Final = 4
@@ -84,7 +88,8 @@ class EmbedStudy:
     def __call__(self, received: StudyReceived) -> tuple[StudyDiagnosed, ...]:
         """The study's diagnoses, stored in the archive, its points in the index.
 
-        A redelivered event whose diagnoses and points are there gives the stored diagnoses.
+        None of a revision that adds nothing but results of Similis itself, sent back by a PACS: the earlier revision's
+        diagnoses stand. A redelivered event whose diagnoses and points are there gives the stored diagnoses.
 
         Raises:
             ArchiveObjectMissingError: the manifest or one of its objects is not in the archive.
@@ -95,6 +100,10 @@ class EmbedStudy:
         """
         started = time.perf_counter()
         manifest = self._manifest(received)
+        if manifest.revision > 1 and self._adds_only_own_results(manifest):
+            metrics.OWN_RESULTS.inc()
+            log.info("revision %d adds only results of Similis: nothing is judged again", manifest.revision)
+            return ()
         takers = self._takers(manifest)
         if stored := self._stored(received, takers):
             metrics.REPEATED.inc()
@@ -185,6 +194,13 @@ class EmbedStudy:
                 f"none of the study's {len(unread)} images could be decoded; the first: {unread[0].detail}"
             )
         return Embedded(survey, encoded, selection.judged, survey_s)
+
+    def _adds_only_own_results(self, manifest: StudyManifest) -> bool:
+        new = [instance for _, instance in manifest.instances() if instance.is_new]
+        return bool(new) and all(
+            may_be_own_result(instance.sop_class_uid) and is_own_result(self.archive.get(instance.archive_key))
+            for instance in new
+        )
 
     def _takers(self, manifest: StudyManifest) -> tuple[Task, ...]:
         return tuple(task for task in self.tasks if any(task.takes(*pair) for pair in manifest.instances()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -41,6 +42,7 @@ class EncodedStudy:
         read: By the task's name: (N, F), what its head reads; empty without frames.
         undecoded: Objects of which no frame could be decoded.
         failed: Each frame that could not.
+        notes: What their reader chose or overlooked (docs/pixels.md), by code, and in how many frames.
         decode_s: In the decoders, summed over the workers.
         encode_s: The study's share of the model's time.
         embed_s: From the first decode to the last vector.
@@ -51,6 +53,7 @@ class EncodedStudy:
     read: Mapping[str, NDArray[np.float32]]
     undecoded: tuple[SkippedInstance, ...]
     failed: tuple[FailedFrame, ...]
+    notes: Mapping[str, int]
     decode_s: float
     encode_s: float
     embed_s: float
@@ -83,6 +86,7 @@ def encode_study(
     frames: list[EncodedFrame] = []
     undecoded: list[SkippedInstance] = []
     failed: list[FailedFrame] = []
+    notes: Counter[str] = Counter()
     decode_s = 0.0
     requests = (_request(choice, objects) for choice in chosen)
     with contextlib.closing(decoder.objects(requests)) as decoded, batches.study(on_progress, readers) as rows:
@@ -95,6 +99,7 @@ def encode_study(
                     if isinstance(item, PreparedFrame):
                         rows.add(item.square)
                         frames.append(EncodedFrame(choice.image, item.number))
+                        notes.update(set(item.notes))
                         decode_s += item.seconds
                         count += 1
                     else:
@@ -112,6 +117,7 @@ def encode_study(
         found.read,
         tuple(undecoded),
         tuple(failed),
+        notes,
         decode_s,
         rows.seconds,
         time.perf_counter() - started,

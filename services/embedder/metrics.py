@@ -11,6 +11,10 @@ from prometheus_client import Counter, Gauge, Histogram
 DIAGNOSES: Final = Counter("similis_embedder_diagnoses_total", "Diagnoses made.", ["task", "decision"])
 REPEATED: Final = Counter("similis_embedder_repeated_studies_total", "Studies found done and published again.")
 
+OWN_RESULTS: Final = Counter(
+    "similis_embedder_own_result_revisions_total", "Revisions that add only results of Similis, sent back to it."
+)
+
 # Frames that reached the index, and objects that did not.
 FRAMES: Final = Counter("similis_embedder_frames_total", "Frames embedded.", ["modality"])
 SKIPPED: Final = Counter("similis_embedder_skipped_instances_total", "Objects left out.", ["reason"])

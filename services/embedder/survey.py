@@ -10,6 +10,7 @@ from services.embedder.study_objects import StudyObjects
 from shared.errors import NotAnImageError, OversizedPixelsError, UndecodablePixelsError
 from shared.events import SkippedInstance
 from shared.manifest import InstanceEntry, SeriesEntry, StudyManifest
+from shared.own_results import is_own_result, may_be_own_result
 from shared.pixels import ImageHeader, PixelLimits, read_header
 from shared.pixels.frame_tags import tag_matches
 
@@ -62,6 +63,9 @@ def survey_study(
         for instance in entry.instances:
             on_progress()
             data = objects.verified(instance)
+            if may_be_own_result(instance.sop_class_uid) and is_own_result(data):
+                skipped.append(skip_of(instance, NotAnImageError("a result of Similis itself")))
+                continue
             if instance.number_of_frames == 0:
                 skipped.append(skip_of(instance, NotAnImageError("no image object")))
                 continue

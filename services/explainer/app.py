@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from services.explainer.handlers import OnStudyDiagnosed, Progress
+from services.explainer.handlers import OnExplanationRequested, OnStudyDiagnosed, Progress
 from services.explainer.settings import ExplainerSettings
 from shared import topics
 from shared.archive import Archive, open_archive
 from shared.delivery import EventConsumer, EventPublisher
 from shared.errors import ConfigurationError
-from shared.events import StudyDiagnosed
+from shared.events import ExplanationRequested, StudyDiagnosed
 from shared.health import Health, monitoring_server, write_endpoints
 from shared.logs import configure_logging
 from shared.vision.tasks import task_names
 
 if TYPE_CHECKING:
     from services.explainer.explain_study import ExplainStudy
+    from services.explainer.ports import Outbox
 
 log = logging.getLogger(__name__)
 
@@ -61,18 +62,31 @@ async def run(settings: ExplainerSettings) -> None:
 async def _explain_until(
     stop: asyncio.Event, settings: ExplainerSettings, archive: Archive, health: Health, url: str
 ) -> None:
+    from services.explainer.delivery import DeliveryOutbox
+
     progress = Progress(health)
-    explain = await asyncio.to_thread(build_step, settings, archive, progress)
+    outbox = DeliveryOutbox(settings.delivery, archive)
+    explain = await asyncio.to_thread(build_step, settings, archive, progress, outbox)
     if stop.is_set():
         return
     async with contextlib.AsyncExitStack() as stack:
+        outbox.start()
+        stack.push_async_callback(asyncio.to_thread, outbox.stop)
         publisher = EventPublisher(settings.kafka, source=NAME)
         await publisher.start()
         stack.push_async_callback(publisher.stop)
-        consumer = EventConsumer(settings.kafka, group=f"similis-{NAME}", source=NAME, health=health)
+        consumer = EventConsumer(
+            settings.kafka,
+            group=f"similis-{NAME}",
+            source=NAME,
+            health=health,
+            at_once=settings.explainer.studies_at_once,
+        )
         handler = OnStudyDiagnosed(explain, publisher)
         for name in task_names(settings.vision.tasks_dir):
             consumer.subscribe(topics.diagnosis(name), StudyDiagnosed, handler)
+        on_request = OnExplanationRequested(explain.requested, publisher)
+        consumer.subscribe(topics.EXPLANATION_REQUESTED, ExplanationRequested, on_request)
         await consumer.start()
         stack.push_async_callback(consumer.stop)
         stack.callback(progress.stop)
@@ -83,7 +97,7 @@ async def _explain_until(
         health.ready = False
 
 
-def build_step(settings: ExplainerSettings, archive: Archive, progress: Progress) -> ExplainStudy:
+def build_step(settings: ExplainerSettings, archive: Archive, progress: Progress, outbox: Outbox) -> ExplainStudy:
     """Load the backbone and the tasks. Blocks for seconds.
 
     Raises:
@@ -91,18 +105,30 @@ def build_step(settings: ExplainerSettings, archive: Archive, progress: Progress
     """
     # Torch takes seconds to import: the monitoring port answers meanwhile.
     from services.explainer.explain_study import ExplainStudy
-    from services.explainer.frame_explainer import VitCxExplainer
+    from services.explainer.frame_explainer import SaliencyExplainer
+    from services.explainer.make_maps import MakeMaps
+    from services.explainer.map_files import MapFiles
     from services.explainer.overlay import OverlayStyle
+    from services.explainer.trust import MeasuredTrust
     from shared.pixels import PixelLimits
+    from shared.saliency.faithfulness import FaithfulnessParameters
     from shared.vision.backbone import load_backbone
     from shared.vision.tasks import load_tasks
 
     vision, section = settings.vision, settings.explainer
     backbone = load_backbone(vision)
+    explainer = SaliencyExplainer(backbone, section, on_progress=progress)
+    trust = MeasuredTrust(
+        model_input=explainer.model_input,
+        scorer=explainer.scorer,
+        faithfulness=FaithfulnessParameters(batch_size=backbone.batch_size) if section.faithfulness else None,
+        progress=progress,
+    )
+    style = OverlayStyle(size_px=section.overlay_size_px, span=section.overlay_span)
+    files = MapFiles(archive, style, dicom=section.dicom_results, region_share=section.region_share)
     return ExplainStudy(
         archive=archive,
-        explainer=VitCxExplainer(backbone, section, on_progress=progress),
         tasks={task.name: task for task in load_tasks(vision.tasks_dir, backbone.id)},
-        limits=PixelLimits.of(vision),
-        style=OverlayStyle(size_px=section.overlay_size_px, span=section.overlay_span),
+        make=MakeMaps(archive, explainer, trust, PixelLimits.of(vision), files),
+        outbox=outbox,
     )

@@ -1,21 +1,27 @@
-"""The `FrameExplainer` that runs ViT-CX on the loaded backbone. The one module here that joins torch to a head."""
+"""The `FrameExplainer` on the loaded backbone: settings and frames in, `shared.saliency`'s maps out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from services.explainer import vit_cx
-from services.explainer.ports import FrameExplanation
+from services.explainer.ports import FrameExplanation, FrameRequest
 from services.explainer.settings import ExplainerSection
+from shared.errors import NotExplainableError
 from shared.pixels.frame import Frame
+from shared.saliency import vit_cx
+from shared.saliency.forwards import encoder_forward
+from shared.saliency.heads import Scorer, TorchHead, scorer
+from shared.saliency.maps import Outcome, Request
+from shared.saliency.methods import map_maker
+from shared.saliency.rise import RiseParameters
+from shared.saliency.shared_queue import SharedQueue
+from shared.saliency.vit_cx import Parameters
 from shared.vision.backbone import Backbone
 from shared.vision.heads import LinearHead
-from shared.vision.patch_lens import LARGEST, LEAST_COUNT, PatchLens
 from shared.vision.transform import IMAGENET_MEAN, IMAGENET_STD, letterbox_box, to_model_input
 
 _MEAN: Final = (0.0, 0.0, 0.0)
@@ -23,85 +29,103 @@ _RED, _GREEN, _BLUE = (-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_
 _FILLS: Final = {"mean": _MEAN, "black": (_RED, _GREEN, _BLUE)}
 
 
-class VitCxExplainer:
-    """ViT-CX in exact float32, for heads that read the backbone's features, with or without a patch lens."""
-
-    method = vit_cx.METHOD
-    mode = vit_cx.MODE
+class SaliencyExplainer:
+    """Maps by the method and mode of the settings, for heads that read the backbone's features."""
 
     def __init__(
         self, backbone: Backbone, section: ExplainerSection, *, on_progress: Callable[[], None] = lambda: None
     ) -> None:
-        self._backbone = backbone
-        self._on_progress = on_progress
-        self._fill_name = section.fill
-        self._parameters = vit_cx.Parameters(
-            delta=section.delta,
-            noise_std=section.noise_std,
-            fill=_FILLS[section.fill],
-            batch_size=backbone.batch_size,
+        """Load the float32 model; in modes other than exact, run it once."""
+        self._backbone, self._fill_name = backbone, section.fill
+        fill = _FILLS[section.fill]
+        self._parameters = Parameters(
+            delta=section.delta, noise_std=section.noise_std, fill=fill, max_masks=section.max_masks or None
         )
+        self._rise = RiseParameters(masks=section.rise_masks, fill=fill)
+        self._maker = map_maker(
+            backbone,
+            section.method,
+            mode=section.mode,
+            parameters=self._parameters,
+            rise=self._rise,
+            batch_size=section.masked_batch_size or None,
+        )
+        self._queue = SharedQueue(self._maker, on_progress)
 
     @property
     def backbone_id(self) -> str:
         """The backbone whose decisions are explained."""
         return self._backbone.id
 
+    @property
+    def method(self) -> str:
+        """The algorithm's name."""
+        return self._maker.method
+
+    @property
+    def mode(self) -> str:
+        """How the algorithm is run."""
+        return self._maker.mode
+
+    @property
+    def variant(self) -> str:
+        """See `ports.FrameExplainer`."""
+        return "|".join((self.method, self.mode, repr(self._parameters), repr(self._rise)))
+
     def explain(self, frame: Frame, head: LinearHead, label: str, seed: int) -> FrameExplanation:
         """See `ports.FrameExplainer`."""
-        size = self._backbone.input_size_px
+        (outcome,) = self.explain_all([FrameRequest(frame, head, label, seed)])
+        if isinstance(outcome, NotExplainableError):
+            raise outcome
+        return outcome
+
+    def explain_all(self, requests: Sequence[FrameRequest]) -> list[FrameExplanation | NotExplainableError]:
+        """See `ports.FrameExplainer`."""
+        heads = {request.head.id: TorchHead(request.head, self._backbone.device) for request in requests}
+        outcomes = self._queue.explain(
+            [
+                Request(
+                    self.model_input(request.frame),
+                    heads[request.head.id],
+                    request.seed,
+                    request.head.labels.index(request.label),
+                )
+                for request in requests
+            ]
+        )
+        return [self._explanation(request, outcome) for request, outcome in zip(requests, outcomes, strict=True)]
+
+    def model_input(self, frame: Frame) -> Tensor:
+        """(3, S, S) of a frame, normalised, on the backbone's device."""
+        return torch.from_numpy(to_model_input(frame, self._backbone.input_size_px)).to(self._backbone.device)
+
+    def scorer(self, head: LinearHead) -> Scorer:
+        """A head's probabilities by the fast forward: what measures a map's faithfulness."""
+        return scorer(encoder_forward(self._backbone), TorchHead(head, self._backbone.device))
+
+    def _explanation(self, request: FrameRequest, outcome: Outcome) -> FrameExplanation | NotExplainableError:
+        if isinstance(outcome, NotExplainableError):
+            return outcome
+        frame = request.frame
         height, width = frame.pixels.shape[:2]
-        saliency = vit_cx.vit_cx(
-            self._backbone.model,
-            softmax_scorer(self._backbone, head),
-            torch.from_numpy(to_model_input(frame, size)).to(self._backbone.device),
-            seed=seed,
-            target=head.labels.index(label),
-            parameters=self._parameters,
-            progress=self._on_progress,
+        scores: dict[str, Any] = (
+            {"score_min": float(outcome.scores.min()), "score_max": float(outcome.scores.max())}
+            if outcome.mask_count
+            else {}
         )
         return FrameExplanation(
-            values=saliency.values,
-            mask_count=saliency.mask_count,
-            probability=saliency.probability,
-            letterbox=letterbox_box(height, width, frame.pixel_aspect, size),
+            values=outcome.values,
+            mask_count=outcome.mask_count if outcome.method == vit_cx.METHOD else 1,
+            probability=outcome.probability,
+            letterbox=letterbox_box(height, width, frame.pixel_aspect, self._backbone.input_size_px),
             parameters={
-                **asdict(self._parameters),
+                **outcome.facts,
+                **scores,
                 "fill_name": self._fill_name,
-                "feature_maps_dropped": int((saliency.clusters < 0).sum()),
-                "score_min": float(saliency.scores.min()),
-                "score_max": float(saliency.scores.max()),
                 "device": str(self._backbone.device),
                 "torch": torch.__version__,
             },
+            method=outcome.method,
+            mode=outcome.mode,
+            forwards=outcome.forwards,
         )
-
-
-def softmax_scorer(backbone: Backbone, head: LinearHead) -> vit_cx.Scorer:
-    """A head's calibrated class probabilities by torch: `LinearHead.probabilities` of `LinearHead.logits`."""
-    # The standardisation is folded into the weights, in float64: one product a batch.
-    scale = torch.from_numpy(head.feature_scale).double()
-    weight = torch.from_numpy(head.weight).double() / scale / head.temperature
-    bias = (
-        torch.from_numpy(head.bias).double() / head.temperature - weight @ torch.from_numpy(head.feature_mean).double()
-    )
-    weight, bias = weight.to(backbone.device), bias.to(backbone.device)
-
-    def score(pixels: Tensor) -> Tensor:
-        cls, middle, patches = backbone.forward_with_patches(pixels)
-        lens = [] if head.lens is None else [lens_figures(head.lens, patches)]
-        joined = torch.cat([cls, middle, *lens], dim=1).double()
-        return torch.softmax(joined @ weight.T + bias, dim=1).float()
-
-    return score
-
-
-def lens_figures(lens: PatchLens, patches: Tensor) -> Tensor:
-    """`PatchLens.__call__` by torch, float64."""
-    weight, bias = (torch.from_numpy(values).to(patches.device) for values in (lens.weight, lens.bias))
-    logits = (patches @ weight.T).double() + bias
-    margins = logits[..., 1:] - logits[..., :1]
-    descending = margins.sort(dim=1, descending=True).values
-    means = [descending[:, :count].mean(dim=1) for count in LARGEST]
-    counts = torch.log(torch.softmax(logits, dim=2)[..., 1:].sum(dim=1) + LEAST_COUNT)
-    return torch.cat([*means, torch.logsumexp(margins, dim=1), counts], dim=1)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from services.explainer import metrics
 from shared.errors import TransientError
-from shared.events import Event, StudyDiagnosed, StudyExplained
+from shared.events import Event, ExplanationRequested, StudyDiagnosed, StudyExplained
 from shared.health import Health
 from shared.topics import STUDY_EXPLAINED
 
@@ -61,3 +61,16 @@ class OnStudyDiagnosed:
         explained = await asyncio.to_thread(self.explain, diagnosed)
         if explained is not None:
             await self.publisher.publish(STUDY_EXPLAINED.name, explained)
+
+
+@dataclass(frozen=True, slots=True)
+class OnExplanationRequested:
+    """Makes the maps that somebody asked for and publishes that they are there."""
+
+    explain: Callable[[ExplanationRequested], StudyExplained]
+    publisher: Publisher
+
+    async def __call__(self, asked: ExplanationRequested) -> None:
+        """Handle one request; safe to repeat."""
+        explained = await asyncio.to_thread(self.explain, asked)
+        await self.publisher.publish(STUDY_EXPLAINED.name, explained)

@@ -25,5 +25,15 @@ MAP_MASKS: Final = Histogram(
     buckets=(5, 10, 20, 30, 40, 50, 60, 80, 120, 200),
 )
 
+# Sources whose header no DICOM object can be derived from; map and overlay are stored all the same.
+OBJECTS_REFUSED: Final = Counter(
+    "similis_explainer_objects_refused_total", "Maps of which no DICOM objects could be made.", ["task"]
+)
+
+# How maps compare with those of random weights: checked, not-reliable, unknown.
+MAP_RELIABILITY: Final = Counter(
+    "similis_explainer_map_reliability_total", "Maps by reliability.", ["task", "reliability"]
+)
+
 # Progress within a map: moves while one is being made.
 FORWARD_PASSES: Final = Counter("similis_explainer_forward_passes_total", "Batches that went through the backbone.")

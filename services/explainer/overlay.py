@@ -1,6 +1,6 @@
 """The overlay: the frame in its window, the map over it, and in words what the colours say.
 
-Shown is N times the map: at each pixel the mean score of the masks that let it through, in units of
+Of ViT-CX is shown N times the map: at each pixel the mean score of the masks that let it through, in units of
 the target's probability. Colours begin, transparent, at the frame's mean and span at least
 `OverlayStyle.span`: a map that rises less above its mean stays pale, never stretched to full colour.
 """
@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from services.explainer.ports import FrameExplanation
+from services.explainer.ports import FrameExplanation, Trust
+from shared.events import Faithfulness, Reliability
 from shared.pixels.frame import Frame
 
 NOTICE: Final = "Similis - RESEARCH USE ONLY - not for diagnosis"
 COLOUR_MAP: Final = "plasma"  # even in lightness, so it reads with colour-vision deficiency too
 MAX_OPACITY: Final = 0.7
+FLAGGED_STRETCH: Final = 2.0  # the colours of a map that is not reliable end half-way
 
 _MARGIN_PX: Final = 12
 _BAR_PX: Final = 24
@@ -32,6 +34,7 @@ _LINE_PX: Final = 24
 _BACKGROUND: Final = (12, 12, 14)
 _INK: Final = (235, 235, 235)
 _WARNING_INK: Final = (255, 214, 90)
+_SCORED: Final = ("vit-cx", "rise")  # methods whose colours are probabilities
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -43,7 +46,7 @@ class OverlayStyle:
 
     Attributes:
         size_px: Longer side of the frame in the picture.
-        span: Least span of the colour scale, above the frame's mean, as a probability.
+        span: Least span of the colour scale, above the frame's mean, in units of the map: for ViT-CX a probability.
     """
 
     size_px: int = 768
@@ -64,30 +67,61 @@ class Overlay:
     scale: dict[str, float]
 
 
-def draw_overlay(frame: Frame, explanation: FrameExplanation, label: str, task: str, style: OverlayStyle) -> Overlay:
-    """Draw a frame with the map that explains it."""
+def draw_overlay(
+    frame: Frame,
+    explanation: FrameExplanation,
+    label: str,
+    task: str,
+    style: OverlayStyle,
+    trust: Trust | None = None,
+) -> Overlay:
+    """Draw a frame with the map that explains it. A map that is not reliable gets a warning and faint colours."""
     shown = _display_size(frame, style.size_px)
     influence = influence_on_frame(explanation)
     least, low, most = (float(value) for value in (influence.min(), influence.mean(), influence.max()))
-    high = max(most, low + style.span)
+    flagged = trust is not None and trust.reliability is Reliability.NOT_RELIABLE
+    # What random weights reach is not stretched to full colour either.
+    high = max(most, low + style.span, low + (FLAGGED_STRETCH * (most - low) if flagged else 0.0))
     strength = (_resized(influence, shown) - low) / (high - low)
     picture = _blend(_grey_or_rgb(frame, shown), strength)
     scale = {"low": low, "high": high, "frame_min": least, "frame_max": most}
     above = [NOTICE, f"{task}: {label}, probability {explanation.probability:.3f} on this frame"]
-    below = [
-        f"ViT-CX, {explanation.mask_count} masks. Colour: mean score of the masks that show a pixel, in units of the "
-        f"probability of {label}, from the frame's mean upwards; in this frame {least:.3f} to {most:.3f}.",
-    ]
+    below = [_about(explanation, label, least, most)]
     if most < low + style.span:
         below.append(f"The map rises by less than {style.span:g} above its mean: it hardly tells places apart.")
-    return Overlay(_png(_page(picture, above, below, scale)), scale)
+    if trust is not None:
+        if flagged:
+            above.append(f"NOT RELIABLE: {trust.reason}")
+        if trust.faithfulness is not None:
+            below.append(_faithfulness(trust.faithfulness))
+    return Overlay(_png(_page(picture, above, below, scale, warned=flagged)), scale)
+
+
+def _about(explanation: FrameExplanation, label: str, least: float, most: float) -> str:
+    if explanation.method in _SCORED:
+        return (
+            f"{explanation.method}, {explanation.mode}, {explanation.mask_count} masks. Colour: mean score of the "
+            f"masks that show a pixel, in units of the probability of {label}, from the frame's mean upwards; in this "
+            f"frame {least:.3f} to {most:.3f}."
+        )
+    return (
+        f"{explanation.method}, {explanation.mode}. Colour: its own values, from the frame's mean upwards; in this "
+        f"frame {least:.3g} to {most:.3g}."
+    )
+
+
+def _faithfulness(measured: Faithfulness) -> str:
+    return (
+        f"Insertion {measured.insertion_auc:.2f} (random order {measured.random_insertion_auc:.2f}, more is better), "
+        f"deletion {measured.deletion_auc:.2f} (random order {measured.random_deletion_auc:.2f}, less is better)."
+    )
 
 
 def influence_on_frame(explanation: FrameExplanation) -> Floats:
-    """N times the map, cut to the frame: the letterbox's bars are left out."""
+    """ViT-CX's map times N, others as they are, cut to the frame: the letterbox's bars are left out."""
     box = explanation.letterbox
     content = explanation.values[box.top : box.top + box.height, box.left : box.left + box.width]
-    scaled: Floats = content * np.float32(explanation.mask_count)
+    scaled: Floats = content * np.float32(explanation.scale)
     return scaled
 
 
@@ -119,8 +153,10 @@ def _blend(base: Floats, strength: Floats) -> Bytes:
     return blended
 
 
-def _page(picture: Bytes, above: list[str], below: list[str], scale: dict[str, float]) -> Image.Image:
-    """The picture with its words around and its scale beside it."""
+def _page(
+    picture: Bytes, above: list[str], below: list[str], scale: dict[str, float], *, warned: bool = False
+) -> Image.Image:
+    """The picture with its words around and its scale beside it; `warned`: the whole head is a warning."""
     height, width = picture.shape[:2]
     page_width = max(width + _SIDE_PX, _MIN_WIDTH_PX) + 2 * _MARGIN_PX
     font = ImageFont.load_default(_TEXT_PX)
@@ -128,7 +164,7 @@ def _page(picture: Bytes, above: list[str], below: list[str], scale: dict[str, f
     top = 2 * _MARGIN_PX + _LINE_PX * len(head)
     page = Image.new("RGB", (page_width, top + height + 2 * _MARGIN_PX + _LINE_PX * len(foot)), _BACKGROUND)
     draw = ImageDraw.Draw(page)
-    _write(draw, font, head, _MARGIN_PX, first_ink=_WARNING_INK)
+    _write(draw, font, head, _MARGIN_PX, first_ink=_WARNING_INK, ink=_WARNING_INK if warned else _INK)
     page.paste(Image.fromarray(picture), (_MARGIN_PX, top))
     _draw_scale(page, draw, font, (width + 2 * _MARGIN_PX, top), height, scale)
     _write(draw, font, foot, top + height + _MARGIN_PX, first_ink=_INK)
@@ -179,10 +215,11 @@ def _write(
     top: int,
     *,
     first_ink: tuple[int, int, int],
+    ink: tuple[int, int, int] = _INK,
 ) -> None:
     for number, line in enumerate(lines):
-        ink = first_ink if number == 0 else _INK
-        draw.text((_MARGIN_PX, top + number * _LINE_PX), line, font=font, fill=ink)
+        place = (_MARGIN_PX, top + number * _LINE_PX)
+        draw.text(place, line, font=font, fill=first_ink if number == 0 else ink)
 
 
 def _png(page: Image.Image) -> bytes:

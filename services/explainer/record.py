@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, Final, Literal
 from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from shared.events import RESEARCH_USE_ONLY
+from shared.events import RESEARCH_USE_ONLY, Reliability, ResultObject
 
 SOURCE: Final = "Xie, Li, Cao, Zhang: ViT-CX, IJCAI 2023, arXiv 2211.03064"
 
@@ -25,7 +24,11 @@ class LetterboxRecord(BaseModel):
 
 
 class MapRecord(BaseModel):
-    """What `<sop>-<frame>.json` holds. Research use only."""
+    """What `<sop>-<frame>.json` holds. Research use only.
+
+    `grid_to_source` is the affine (3, 3) that takes (row, column, 1) on the map's grid to the frame's pixels, both
+    counted from the centre of the first pixel.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,17 +52,15 @@ class MapRecord(BaseModel):
     instance_sha256: str
     map_shape: tuple[int, int]
     letterbox: LetterboxRecord
+    grid_to_source: list[list[float]]
     mask_count: int
+    forwards: int
     value_min: float
     value_max: float
+    reliability: Reliability
+    reliability_reason: str
+    trust: dict[str, Any]
     overlay_scale: dict[str, float]
-    read_s: float
-    explain_s: float
-    overlay_s: float
+    objects: tuple[ResultObject, ...]
+    seconds: dict[str, float]
     created_at: AwareDatetime
-
-
-def noise_seed(study: str, sop: str, frame_number: int, head_id: str) -> int:
-    """The seed of a map's noise: the same frame and head always give the same. 32 bits, all that torch uses."""
-    digest = hashlib.sha256(f"{study}|{sop}|{frame_number}|{head_id}".encode()).digest()
-    return int.from_bytes(digest[:4], "big")

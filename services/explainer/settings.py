@@ -4,14 +4,35 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from services.explainer.delivery.settings import DeliverySection
 from shared.settings import Section, SimilisSettings, VisionSettings
 
 
 class ExplainerSection(Section):
-    """ViT-CX and its pictures."""
+    """Saliency maps and their pictures."""
 
+    method: Literal["vit-cx", "rollout", "legrad", "rise"] = Field(
+        "vit-cx",
+        description="vit-cx; rollout or legrad, which cost two passes; rise, for comparison. See docs/explainer.md.",
+    )
+    mode: Literal["auto", "exact", "two-pass", "adaptive", "one-pass"] = Field(
+        "auto",
+        description="How exactly ViT-CX is worked out. exact: the float32 model, two passes a mask; two-pass: the same "
+        "by the fast forward, in SIMILIS_VISION__PRECISION; adaptive: second passes only while they may change the "
+        "map; one-pass: none of them. auto: the fastest that keeps a correlation of .999 with exact on phantoms.",
+    )
+    max_masks: NonNegativeInt = Field(
+        0,
+        description="Most masks of a ViT-CX map: masks are merged beyond delta until no more are left. 0: no limit.",
+    )
+    masked_batch_size: NonNegativeInt = Field(
+        0,
+        description="Masked images in one forward pass, of several frames and studies. It bounds the memory and does "
+        "not change the maps. 0: as SIMILIS_VISION__BATCH_SIZE.",
+    )
+    rise_masks: PositiveInt = Field(500, description="Random masks of a RISE map.")
     delta: float = Field(
         0.1,
         gt=0.0,
@@ -33,6 +54,23 @@ class ExplainerSection(Section):
         description="Least span of an overlay's colour scale above the frame's mean, as a probability: a map that "
         "rises less is not stretched to full colour.",
     )
+    faithfulness: bool = Field(
+        True,
+        description="Measure insertion and deletion of each map beside random orders: about as many forward passes as "
+        "a ViT-CX map takes.",
+    )
+    dicom_results: bool = Field(
+        True, description="Also write DICOM objects into the study: see docs/explainer-dicom.md for which."
+    )
+    region_share: float = Field(
+        0.5,
+        gt=0.0,
+        lt=1.0,
+        description="The SEG holds what lies at least this share of the way from the map's mean to its greatest value.",
+    )
+    studies_at_once: PositiveInt = Field(
+        2, description="Studies under way at once; their masked images share batches. More than partitions is idle."
+    )
     stuck_after_s: PositiveFloat = Field(
         600.0, description="With a map under way and no forward pass finished for this long, /livez fails."
     )
@@ -42,4 +80,5 @@ class ExplainerSettings(SimilisSettings):
     """Everything the explainer reads from the environment."""
 
     vision: VisionSettings = VisionSettings()
+    delivery: DeliverySection = DeliverySection()
     explainer: ExplainerSection = ExplainerSection()

@@ -4,6 +4,7 @@
     study, series, frame ───────┼─▶ query vector ─▶ index ─▶ neighbours ─▶ vote ─▶ JSON, page
     vector ─────────────────────┘
     archive ─▶ catalogue ─▶ studies, diagnoses, maps, frame pictures
+    archive ◀─▶ labels that people give
 
 Read `app -> http -> routes -> find_similar, catalogue, pictures -> ports`. Research use only.
 """

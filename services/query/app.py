@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import sys
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 
 from services.query import openapi
 from services.query.catalogue import Catalogue
+from services.query.explanations import Explanations, NoPublisher, Publisher
 from services.query.find_similar import FindSimilar
 from services.query.http import build_app
 from services.query.parts import Parts
@@ -26,12 +28,16 @@ from services.query.work import Workers
 from shared.archive import Archive, open_archive
 from shared.errors import ConfigurationError, IndexUnavailableError
 from shared.health import Health, bind, serve, write_endpoints
+from shared.labels import LabelStore
 from shared.logs import configure_logging
 from shared.pixels import PixelLimits
 from shared.vector_index import collection_name, open_index
 from shared.vector_index.port import VectorIndex
+from shared.vision.tasks import BUILT_IN, TaskDefinition, load_definition, read_definition, task_names
 
 log = logging.getLogger(__name__)
+
+NAME: Final = "query"
 
 # On stop, requests under way get this long.
 GRACE_S: Final = 5
@@ -42,13 +48,13 @@ def main() -> None:
     try:
         settings = QuerySettings()
     except ValidationError as error:
-        print(f"similis query: {error}", file=sys.stderr)
+        print(f"similis {NAME}: {error}", file=sys.stderr)
         raise SystemExit(2) from error
-    configure_logging("query", log_format=settings.log_format, level=settings.log_level)
+    configure_logging(NAME, log_format=settings.log_format, level=settings.log_level)
     try:
         asyncio.run(run(settings))
     except ConfigurationError as error:
-        print(f"similis query: {error}", file=sys.stderr)
+        print(f"similis {NAME}: {error}", file=sys.stderr)
         raise SystemExit(2) from error
 
 
@@ -61,8 +67,11 @@ async def run(settings: QuerySettings) -> None:
     health = Health()
     app = build_app(settings.query, health)
     archive = open_archive(settings.archive)
-    async with serve(app, bind(settings.query.host, settings.query.port), grace_s=GRACE_S) as url:
-        preparing = asyncio.create_task(_prepare(settings, archive))
+    async with (
+        serve(app, bind(settings.query.host, settings.query.port), grace_s=GRACE_S) as url,
+        _publisher(settings) as publisher,
+    ):
+        preparing = asyncio.create_task(_prepare(settings, archive, publisher))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({preparing, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():
@@ -84,6 +93,8 @@ def build_parts(
     index: VectorIndex,
     encoder: Encoder,
     tasks: tuple[TaskInfo, ...] = (),
+    definitions: Iterable[TaskDefinition] = (),
+    publisher: Publisher | None = None,
 ) -> Parts:
     """What the routes work with."""
     query = settings.query
@@ -103,6 +114,9 @@ def build_parts(
         limits=limits,
         upload_limits=upload_limits,
         tasks=tasks,
+        labels=LabelStore(archive, query.label_records_max, query.label_places_max),
+        definitions={definition.name: definition for definition in definitions},
+        explanations=Explanations(archive, publisher or NoPublisher()),
         readers=workers(query.workers),
         decoders=workers(query.decoders),
         encoders=workers(query.encoders),
@@ -119,10 +133,50 @@ def check_openapi(path: Path) -> list[str]:
     return openapi.check_openapi(path)
 
 
-async def _prepare(settings: QuerySettings, archive: Archive) -> Parts:
+@contextlib.asynccontextmanager
+async def _publisher(settings: QuerySettings) -> AsyncIterator[Publisher | None]:
+    """Where requests for maps go; None without a broker: all but asking for maps works then."""
+    if settings.kafka.bootstrap is None:
+        log.warning("SIMILIS_KAFKA__BOOTSTRAP is not set: nobody can ask for maps")
+        yield None
+        return
+    from shared.delivery import EventPublisher
+
+    publisher = EventPublisher(settings.kafka, source=NAME)
+    await publisher.start()
+    try:
+        yield publisher
+    finally:
+        await publisher.stop()
+
+
+async def _prepare(settings: QuerySettings, archive: Archive, publisher: Publisher | None) -> Parts:
+    definitions = await asyncio.to_thread(label_definitions, settings)
     encoder, tasks = await asyncio.to_thread(_load_vision, settings)
     index = await _open_index(settings, encoder)
-    return build_parts(settings, archive=archive, index=index, encoder=encoder, tasks=tasks)
+    return build_parts(
+        settings,
+        archive=archive,
+        index=index,
+        encoder=encoder,
+        tasks=tasks,
+        definitions=definitions.values(),
+        publisher=publisher,
+    )
+
+
+def label_definitions(settings: QuerySettings) -> Mapping[str, TaskDefinition]:
+    """The tasks that may be labelled, by name: those that `similis train` knows, whether or not they have a head.
+
+    Raises:
+        ConfigurationError: one cannot be read.
+    """
+    folder = settings.vision.tasks_dir
+    found = {name: load_definition(BUILT_IN / name) for name in task_names()}
+    if folder is not None:
+        found |= {name: load_definition(folder / name) for name in task_names(folder)}
+    named = [read_definition(path) for path in settings.query.label_definitions]
+    return found | {definition.name: definition for definition in named}
 
 
 def _load_vision(settings: QuerySettings) -> tuple[Encoder, tuple[TaskInfo, ...]]:

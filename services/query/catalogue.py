@@ -10,6 +10,7 @@ One study asked for by its UID is always read from the archive itself, so it is 
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 # A walk that takes longer than this is not waited for: the request gets the list as it was.
 QUICK_S: Final = 0.5
 EXPLAINED: Final = "explained.json"
+REQUESTED: Final = re.compile(r"request-[0-9a-f-]{36}\.explained\.json")
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -44,11 +46,11 @@ class FrameAddress:
 
 @dataclass(frozen=True, slots=True)
 class StudyKeys:
-    """Which documents of a study the archive holds: `judged` and `explained` by (revision, task)."""
+    """Which documents of a study the archive holds: `judged` by (revision, task), `explained` with the name, too."""
 
     revisions: frozenset[int]
     judged: frozenset[tuple[int, str]] = frozenset()
-    explained: frozenset[tuple[int, str]] = frozenset()
+    explained: frozenset[tuple[int, str, str]] = frozenset()
 
     @property
     def judged_revision(self) -> int | None:
@@ -182,9 +184,9 @@ class Catalogue:
         )
         explanations = tuple(
             explained
-            for at, task in sorted(keys.explained)
+            for at, task, name in sorted(keys.explained)
             if at == judged
-            and (explained := self._document(explanation_key(uid, at, task, EXPLAINED), StudyExplained)) is not None
+            and (explained := self._document(explanation_key(uid, at, task, name), StudyExplained)) is not None
             and any(_explains(explained, diagnosis) for diagnosis in diagnoses)
         )
         record = _record(manifest, diagnoses, sum(len(explained.maps) for explained in explanations))
@@ -204,19 +206,18 @@ class Catalogue:
 
 def _explains(explained: StudyExplained, diagnosis: StudyDiagnosed) -> bool:
     """Whether the maps are of this very diagnosis: an older model's may still lie beside it."""
-    return (explained.task, explained.label, explained.head_id, explained.backbone_id) == (
+    return (explained.task, explained.head_id, explained.backbone_id) == (
         diagnosis.task,
-        diagnosis.label,
         diagnosis.head_id,
         diagnosis.backbone_id,
-    )
+    ) and (explained.label == diagnosis.label or explained.request_id is not None)
 
 
 def _keys_by_study(keys: Iterable[str]) -> Mapping[str, StudyKeys]:
     """The documents of each study that has a manifest."""
     revisions: dict[str, set[int]] = {}
     judged: dict[str, set[tuple[int, str]]] = {}
-    explained: dict[str, set[tuple[int, str]]] = {}
+    explained: dict[str, set[tuple[int, str, str]]] = {}
     for key in keys:
         parts = key.split("/")
         match parts:
@@ -224,8 +225,10 @@ def _keys_by_study(keys: Iterable[str]) -> Mapping[str, StudyKeys]:
                 revisions.setdefault(uid, set()).add(revision)
             case ["diagnoses", uid, at, name] if (revision := _number(at)) is not None and name.endswith(".json"):
                 judged.setdefault(uid, set()).add((revision, name.removesuffix(".json")))
-            case ["explanations", uid, at, task, name] if name == EXPLAINED and (revision := _number(at)) is not None:
-                explained.setdefault(uid, set()).add((revision, task))
+            case ["explanations", uid, at, task, name] if (name == EXPLAINED or REQUESTED.fullmatch(name)) and (
+                revision := _number(at)
+            ) is not None:
+                explained.setdefault(uid, set()).add((revision, task, name))
             case _:
                 pass  # a map, a picture, or something that is not ours
     return {

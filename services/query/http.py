@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
 from services.query import middleware, problems
-from services.query.routes import about, images, searches, studies
+from services.query.routes import about, explanations, images, labels, searches, studies
 from services.query.settings import QuerySection
 from shared.events import RESEARCH_USE_ONLY
 from shared.health import Health, monitoring_routes
@@ -23,7 +23,7 @@ DESCRIPTION: Final = (
 )
 PROBLEM_STATUSES: Final = {
     421: "The Host header names none of the allowed hosts.",
-    404: "Unknown study, instance, frame, map or route.",
+    404: "Unknown study, series, instance, frame, map, task, label, request or route.",
     413: "The body is too large.",
     415: "The upload is no DICOM, PNG or JPEG image.",
     422: "The request is not valid, or the image cannot be decoded.",
@@ -44,18 +44,12 @@ def build_app(settings: QuerySection, health: Health) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         separate_input_output_schemas=False,
-        responses={
-            status: {
-                "description": text,
-                "content": {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
-            }
-            for status, text in PROBLEM_STATUSES.items()
-        },
+        responses={status: problems.described(text) for status, text in PROBLEM_STATUSES.items()},
         routes=list(monitoring_routes(health)),
     )
     app.state.parts = None
     app.state.retry_after_s = settings.retry_after_s
-    for router in (searches.router, studies.router, images.router, about.router):
+    for router in (searches.router, studies.router, images.router, labels.router, explanations.router, about.router):
         app.include_router(router)
     app.add_api_route("/", _page, include_in_schema=False, response_class=FileResponse)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

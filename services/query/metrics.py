@@ -25,6 +25,9 @@ ENCODE_SECONDS: Final = Histogram(
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
 
+# -- labels ----------------------------------------------------------------------------------
+LABELS: Final = Counter("similis_query_labels_total", "Labels given or withdrawn, repeats too.", ["action"])
+
 # -- pictures and catalogue ------------------------------------------------------------------
 PICTURES: Final = Counter("similis_query_pictures_total", "Frame pictures and map layers, by source.", ["source"])
 PICTURE_CACHE_BYTES: Final = Gauge("similis_query_picture_cache_bytes", "Memory held by rendered pictures.")

@@ -144,4 +144,4 @@ class RequestMetrics:
             metrics.REQUEST_SECONDS.labels(template).observe(time.perf_counter() - started)
 
 
-_METHODS: Final = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"})

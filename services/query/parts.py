@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from fastapi import Depends, Request
 
 from services.query import problems
 from services.query.catalogue import Catalogue, StudyFile
+from services.query.explanations import Explanations
 from services.query.find_similar import FindSimilar
 from services.query.pictures import Pictures
 from services.query.ports import Encoder
@@ -17,7 +19,9 @@ from services.query.settings import QuerySection
 from services.query.work import Workers
 from shared.archive import Archive
 from shared.ids import Uid
+from shared.labels import LabelStore
 from shared.pixels import PixelLimits
+from shared.vision.tasks import TaskDefinition
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +37,21 @@ class Parts:
     limits: PixelLimits
     upload_limits: PixelLimits
     tasks: tuple[TaskInfo, ...]
+    labels: LabelStore
+    definitions: Mapping[str, TaskDefinition]
+    explanations: Explanations
     readers: Workers
     decoders: Workers
     encoders: Workers
+
+    def check_writable(self) -> None:
+        """Before anything is kept that a client sent.
+
+        Raises:
+            Problem: 403, the service is set up to take nothing.
+        """
+        if not self.settings.writable:
+            raise problems.Problem(403, "read-only", "This service is set up to take neither labels nor requests.")
 
     async def study(self, study_instance_uid: Uid) -> StudyFile:
         """A study by its UID.

@@ -18,10 +18,12 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from services.query import metrics
 from services.query.security import SECURITY_HEADERS
+from shared import labels
 from shared.errors import (
     ArchiveObjectCorruptError,
     ArchiveObjectMissingError,
     ArchiveUnavailableError,
+    BrokerUnavailableError,
     IndexUnavailableError,
     InvalidVectorError,
     NotAnImageError,
@@ -75,6 +77,14 @@ class Problem(HTTPException):
         self.kind = kind
 
 
+def described(text: str) -> dict[str, Any]:
+    """How the OpenAPI document tells of an answer with a problem document."""
+    return {
+        "description": text,
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
+    }
+
+
 def busy(retry_after_s: int) -> Problem:
     """All workers are taken."""
     return Problem(
@@ -92,6 +102,10 @@ def starting(retry_after_s: int) -> Problem:
     )
 
 
+READ_ONLY: Final[dict[int | str, dict[str, Any]]] = {
+    403: described("This service is set up to take neither labels nor requests.")
+}
+
 # Most particular first: the first class that fits an error decides.
 _PIPELINE: Final[tuple[tuple[type[SimilisError], int, str], ...]] = (
     (OversizedPixelsError, 413, "image-too-large"),
@@ -101,12 +115,21 @@ _PIPELINE: Final[tuple[tuple[type[SimilisError], int, str], ...]] = (
     (ArchiveObjectMissingError, 404, "not-archived"),
     (ArchiveObjectCorruptError, 500, "archive-object-corrupt"),
     (IndexUnavailableError, 503, "index-unavailable"),
+    (labels.UnknownClassError, 422, "unknown-class"),
+    (labels.UnknownSeriesError, 404, "unknown-series"),
+    (labels.UnknownInstanceError, 404, "unknown-instance"),
+    (labels.UnknownFrameError, 404, "unknown-frame"),
+    (labels.NotTakenError, 422, "not-taken"),
+    (labels.MixedPatientsError, 409, "mixed-patients"),
+    (labels.TooManyLabelsError, 409, "too-many-labels"),
     (ArchiveUnavailableError, 503, "archive-unavailable"),
+    (BrokerUnavailableError, 503, "broker-unavailable"),
 )
 # These messages may name hosts, folders or keys: the log has them, the client gets these words.
 _OUTAGE: Final = {
     "index-unavailable": "The vector index does not answer just now. Browsing still works; try the search again.",
-    "archive-unavailable": "The archive cannot be read just now.",
+    "archive-unavailable": "The archive cannot be read or written just now.",
+    "broker-unavailable": "The explainer cannot be asked just now: Kafka does not answer, or none is set.",
     "archive-object-corrupt": "What the archive holds is not what was archived; it is not shown.",
     "not-archived": "The archive does not hold this object.",
 }

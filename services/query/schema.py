@@ -19,7 +19,7 @@ from pydantic import (
     PositiveInt,
 )
 
-from shared.events import ClassScore, Decision, Probability
+from shared.events import ClassScore, Decision, Faithfulness, Probability, Reliability
 
 Notice = Literal["research use only"]
 
@@ -99,6 +99,10 @@ class SaliencyMap(BaseModel):
     layer_url: str = Field(description="PNG of the map alone, transparent, to be laid over the frame's picture.")
     overlay_url: str = Field(description="PNG of frame, map and scale, as archived.")
     record_url: str = Field(description="JSON that reproduces the map.")
+    reliability: Reliability = Field(description="not-reliable: it hardly says more than random weights would.")
+    reliability_reason: str
+    faithfulness: Faithfulness | None = Field(description="Null if it was not measured.")
+    requested: bool = Field(description="Somebody asked for it; false: the task's policy made it.")
     notice: Notice = "research use only"
 
 

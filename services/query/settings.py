@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from shared.settings import QdrantSettings, Section, SimilisSettings, VisionSettings
@@ -44,6 +46,17 @@ class QuerySection(Section):
     )
     catalogue_recheck_s: NonNegativeFloat = Field(
         30.0, description="A listed study's documents are read again after this, even if no key of it changed."
+    )
+    explanation_frames_max: PositiveInt = Field(8, le=64, description="Most frames in one request for saliency maps.")
+    writable: bool = Field(
+        True, description="Take labels and requests for maps, which are kept in the archive; false answers 403."
+    )
+    label_definitions: tuple[Path, ...] = Field(
+        (), description="task.yaml files (JSON list) of tasks that have no head yet and are to be labelled."
+    )
+    label_records_max: PositiveInt = Field(1000, description="Most changes of one label.")
+    label_places_max: PositiveInt = Field(
+        4096, description="Most labels of one study for one task: its own, of series, objects and frames."
     )
     queue_timeout_s: PositiveFloat = Field(
         20.0, description="Longest a request waits for a free worker before it is answered with 503."

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from services.query import schema
 from services.query.catalogue import StudyFile, StudyRecord
 from services.query.find_similar import Start, Tally
-from shared.events import ExplanationMap, StudyDiagnosed
+from shared.events import ExplanationMap, StudyDiagnosed, StudyExplained
 from shared.manifest import InstanceEntry
 from shared.vector_index.port import Hit
 
@@ -75,7 +75,7 @@ def detail(file: StudyFile, orders: Mapping[str, Sequence[InstanceEntry]], *, fr
             ],
             "diagnoses": [_diagnosis(found) for found in file.record.diagnoses],
             "maps": [
-                _map(uid, explained.task, saliency) for explained in file.explanations for saliency in explained.maps
+                saliency_map(explained, saliency) for explained in file.explanations for saliency in explained.maps
             ],
         }
     )
@@ -200,10 +200,11 @@ def _diagnosis(diagnosis: StudyDiagnosed) -> schema.Diagnosis:
     )
 
 
-def _map(study: str, task: str, saliency: ExplanationMap) -> schema.SaliencyMap:
-    base = f"/v1/studies/{study}/explanations/{task}/{map_name(saliency)}"
+def saliency_map(explained: StudyExplained, saliency: ExplanationMap) -> schema.SaliencyMap:
+    """One of the maps of `explained`."""
+    base = f"/v1/studies/{explained.study_instance_uid}/explanations/{explained.task}/{map_name(saliency)}"
     return schema.SaliencyMap(
-        task=task,
+        task=explained.task,
         target_label=saliency.target_label,
         series_instance_uid=saliency.series_instance_uid,
         sop_instance_uid=saliency.sop_instance_uid,
@@ -217,4 +218,8 @@ def _map(study: str, task: str, saliency: ExplanationMap) -> schema.SaliencyMap:
         layer_url=f"{base}.png?layer=map",
         overlay_url=f"{base}.png",
         record_url=f"{base}.json",
+        reliability=saliency.reliability,
+        reliability_reason=saliency.reliability_reason,
+        faithfulness=saliency.faithfulness,
+        requested=explained.request_id is not None,
     )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, Literal
+from uuid import UUID
+
+RequestState = Literal["asked", "explained", "failed"]
 
 _KEY: Final = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$")
 
@@ -26,6 +29,11 @@ def diagnosis_key(study: str, revision: int, task: str) -> str:
 def explanation_key(study: str, revision: int, task: str, name: str) -> str:
     """Key of something that explains a diagnosis; `name` has the suffix."""
     return f"explanations/{study}/{revision}/{task}/{name}"
+
+
+def explanation_request_key(study: str, revision: int, task: str, request_id: UUID, state: RequestState) -> str:
+    """Key of a request for maps of a diagnosis: what was asked, what came of it, or why nothing did."""
+    return explanation_key(study, revision, task, f"request-{request_id}.{state}.json")
 
 
 def is_key(key: str) -> bool:

@@ -1,5 +1,7 @@
 """Tasks are data: one folder each, with `task.yaml`, `head.safetensors` and `model-card.{md,json}`.
 
+Beside them may lie `explain-reference.json`, see `shared.saliency.reliability`.
+
 They lie in the task's folder, or in that of the version that was promoted: see `live_version`.
 
 name: brain-mr                        # the folder's name
@@ -39,6 +41,7 @@ from shared.errors import ConfigurationError, WeightsError
 from shared.events import NO_TASK, CodedMeaning, Probability, TaskName
 from shared.ids import Uid
 from shared.manifest import InstanceEntry, SeriesEntry
+from shared.saliency.reliability import REFERENCE_FILE, ExplainReference, read_reference
 from shared.vision.frame_policy import FramesPolicy
 from shared.vision.heads import LinearHead
 from shared.vision.live_version import LIVE_FILE, live_folder
@@ -99,6 +102,7 @@ class Task:
         card: The model card, as parsed from `model-card.json`.
         head_sha256: Of `head.safetensors`; None if the task did not come from files.
         card_sha256: Of `model-card.json`, likewise.
+        explain_reference: What maps of random-weight networks span; None: whether maps are reliable is unknown.
     """
 
     definition: TaskDefinition
@@ -106,6 +110,7 @@ class Task:
     card: Mapping[str, Any]
     head_sha256: str | None = None
     card_sha256: str | None = None
+    explain_reference: ExplainReference | None = None
 
     @property
     def name(self) -> str:
@@ -173,7 +178,7 @@ def load_version(name: str, folder: Path) -> Task:
     """Read the version of the task `name` that lies in `folder`.
 
     Raises:
-        ConfigurationError: `task.yaml` or the card is not valid.
+        ConfigurationError: `task.yaml`, the card or the explanations' reference is not valid.
         WeightsError: the head is missing, or does not fit the task.
     """
     definition = _definition_of(name, folder)
@@ -189,7 +194,8 @@ def load_version(name: str, folder: Path) -> Task:
         head_sha256 = hashlib.sha256((folder / "head.safetensors").read_bytes()).hexdigest()
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"{card_path} is not a readable model card: {error}") from error
-    return Task(ordered, head, card, head_sha256, hashlib.sha256(card_bytes).hexdigest())
+    reference = read_reference(folder / REFERENCE_FILE)
+    return Task(ordered, head, card, head_sha256, hashlib.sha256(card_bytes).hexdigest(), reference)
 
 
 def load_tasks(tasks_dir: Path | None, backbone: str) -> tuple[Task, ...]:

@@ -198,5 +198,6 @@ def test_the_asyncapi_document_holds_together() -> None:
     assert [channel["address"] for channel in document["channels"].values()] == [
         "similis.study.received.v1",
         "similis.diagnosis.{task}.v1",
+        "similis.explanation.requested.v1",
         "similis.study.explained.v1",
     ]

@@ -129,6 +129,39 @@ class TestPhantomsByStorescu:
                 assert entry["value_min"] == pytest.approx(float(saliency.min()))
                 assert (system.data / "archive" / entry["overlay_key"]).read_bytes().startswith(b"\x89PNG")
 
+    def test_a_map_of_another_class_is_made_on_request(
+        self, system: System, subscriber: Subscriber, phantoms: list[PhantomStudy]
+    ) -> None:
+        study = phantoms[0]
+        push([dcmtk("storescu")], system.dicom, list(study.images))
+        subscriber.wait_diagnosed({study.study_instance_uid})
+        sop = str(pydicom.dcmread(study.images[2], stop_before_pixels=True).SOPInstanceUID)
+        body = {
+            "study_instance_uid": study.study_instance_uid,
+            "task": "brain-mr",
+            "label": "meningioma-like",
+            "frames": [{"sop_instance_uid": sop}],
+        }
+        told = system.http.post("/v1/explanations", json=body).raise_for_status().json()
+        until = time.monotonic() + 300
+        while told["state"] == "waiting" and time.monotonic() < until:
+            time.sleep(0.5)
+            told = system.http.get(told["url"]).raise_for_status().json()
+        assert told["state"] == "explained", told
+        (made,) = told["maps"]
+        assert (made["sop_instance_uid"], made["target_label"], made["requested"]) == (sop, "meningioma-like", True)
+        assert made["faithfulness"]["random_insertion_auc"] > 0
+        assert system.http.get(made["overlay_url"]).raise_for_status().content.startswith(b"\x89PNG")
+        subscriber.read(
+            lambda seen: told["request_id"] in {v.get("request_id") for t, _, v in seen if "explained" in t}
+        )
+        objects = list((system.data / "archive" / "explanations" / study.study_instance_uid).rglob("*.dcm"))
+        assert objects
+        for path in objects:
+            ds = pydicom.dcmread(path)
+            assert ds.StudyInstanceUID == study.study_instance_uid
+            assert "RESEARCH USE ONLY" in ds.SeriesDescription.upper()
+
     def test_sending_the_same_again_changes_nothing(
         self, system: System, subscriber: Subscriber, phantoms: list[PhantomStudy]
     ) -> None:

@@ -24,7 +24,9 @@ PNG_ANSWER: Final[Responses] = {200: {"content": {"image/png": {}}, "description
 JSON_ANSWER: Final[Responses] = {200: {"content": {"application/json": {}}, "description": "The record, as archived."}}
 
 FrameNumber = Annotated[int, Path(ge=1, le=1_000_000, description="Counts from 1.")]
-MapName = Annotated[str, Path(pattern=r"^[0-9.]{1,64}-[0-9]{1,7}$", description="<SOP Instance UID>-<frame>")]
+MapName = Annotated[
+    str, Path(pattern=r"^[0-9.]{1,64}-[0-9]{1,7}(-[0-9a-f-]{36})?$", description="<SOP Instance UID>-<frame>")
+]
 IfNoneMatch = Annotated[str | None, Header(include_in_schema=False)]
 
 

@@ -365,6 +365,20 @@ def test_an_object_without_a_readable_frame_is_skipped_and_its_frames_are_listed
     assert event.frames_embedded == index.count() == 2
 
 
+def test_the_event_says_which_windows_were_made_up(embed, archive):
+    series = slices(3)
+    named = dcmread(io.BytesIO(series.objects["1.2.826.1.1.1"]))
+    named.WindowCenter, named.WindowWidth = [2000, 1000], [4000, 500]
+    buffer = io.BytesIO()
+    named.save_as(buffer)
+    series.objects["1.2.826.1.1.1"] = buffer.getvalue()
+    (event,) = embed(archive_study(archive, series))
+    assert [(note.note, note.frames) for note in event.pixel_notes] == [
+        ("fallback-window-mr-percentile", 2),
+        ("first-of-2-windows", 1),
+    ]
+
+
 def test_each_series_has_a_score_of_its_own(embed, archive):
     other = slices(3, prefix="1.2.826.1.2", seed=40)
     (event,) = embed(archive_study(archive, slices(5), other))

@@ -14,13 +14,18 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 from transformers import Dinov2Config, Dinov2Model
 
 from services.explainer.explain_study import ExplainStudy
-from services.explainer.frame_explainer import VitCxExplainer
+from services.explainer.frame_explainer import SaliencyExplainer
+from services.explainer.make_maps import MakeMaps
+from services.explainer.map_files import MapFiles
 from services.explainer.overlay import OverlayStyle
+from services.explainer.ports import FrameExplainer, NoOutbox
 from services.explainer.settings import ExplainerSection
+from services.explainer.trust import MeasuredTrust
 from shared import ids
 from shared.archive import MemoryArchive, instance_key, manifest_key
 from shared.events import ClassScore, Decision, EvidenceFrame, StudyDiagnosed
 from shared.pixels import PixelLimits
+from shared.saliency.faithfulness import FaithfulnessParameters
 from shared.settings import VisionSettings
 from shared.vision.backbone import Backbone, load_backbone
 from shared.vision.heads import LinearHead
@@ -111,13 +116,20 @@ def archive() -> MemoryArchive:
 
 @pytest.fixture
 def step(archive, backbone, task) -> ExplainStudy:
+    explainer = SaliencyExplainer(backbone, ExplainerSection())
+    trust = MeasuredTrust(explainer.model_input, explainer.scorer, FaithfulnessParameters())
+    files = MapFiles(archive, OverlayStyle(size_px=320), dicom=True, region_share=0.5)
     return ExplainStudy(
         archive=archive,
-        explainer=VitCxExplainer(backbone, ExplainerSection()),
         tasks={task.name: task},
-        limits=PixelLimits(),
-        style=OverlayStyle(size_px=320),
+        make=MakeMaps(archive, explainer, trust, PixelLimits(), files),
+        outbox=NoOutbox(),
     )
+
+
+def with_explainer(step: ExplainStudy, explainer: FrameExplainer) -> ExplainStudy:
+    """The step with another explainer."""
+    return replace(step, make=replace(step.make, explainer=explainer))
 
 
 @pytest.fixture

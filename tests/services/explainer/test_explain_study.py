@@ -9,13 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from prometheus_client import REGISTRY
 
 from services.explainer.explain_study import wanted_frames
-from services.explainer.frame_explainer import VitCxExplainer, softmax_scorer
-from services.explainer.record import noise_seed
+from services.explainer.frame_explainer import SaliencyExplainer
 from services.explainer.settings import ExplainerSection
 from shared.archive import instance_key
 from shared.errors import (
@@ -27,8 +25,10 @@ from shared.errors import (
 )
 from shared.events import Decision, StudyExplained
 from shared.pixels import read_frames
+from shared.saliency.seeds import noise_seed
 from shared.vision.tasks import ExplainPolicy
 from shared.vision.transform import letterbox_box, to_model_input
+from tests.services.explainer.conftest import with_explainer
 
 FOLDER = "explanations/1.2.3/1/brain-mr"
 STEM = f"{FOLDER}/1.2.3.4.5-1"
@@ -39,18 +39,18 @@ class CountingExplainer:
 
     def __init__(self, inner):
         self.inner, self.calls = inner, 0
-        self.backbone_id, self.method, self.mode = inner.backbone_id, inner.method, inner.mode
+        self.backbone_id, self.variant = inner.backbone_id, inner.variant
 
-    def explain(self, *arguments):
+    def explain_all(self, requests):
         self.calls += 1
-        return self.inner.explain(*arguments)
+        return self.inner.explain_all(requests)
 
 
 def test_a_finding_is_explained_by_a_map_an_overlay_and_a_record(step, archive, diagnosed, head):
     explained = step(diagnosed)
 
     (made,) = explained.maps
-    assert explained.event_id == StudyExplained.identify(diagnosed, "vit-cx")
+    assert explained.event_id == StudyExplained.identify(diagnosed, step.make.explainer.variant)
     assert (made.map_key, made.overlay_key, made.record_key) == (f"{STEM}.npy", f"{STEM}.png", f"{STEM}.json")
     values = np.load(io.BytesIO(archive.get(made.map_key)))
     assert values.dtype == np.float32
@@ -75,7 +75,7 @@ def test_a_finding_is_explained_by_a_map_an_overlay_and_a_record(step, archive, 
 def test_the_map_explains_the_predicted_label_by_the_heads_own_probability(step, archive, diagnosed, head, backbone):
     step(diagnosed)
 
-    frame = read_frames(archive.get(instance_key("1.2.3", "1.2.3.4", "1.2.3.4.5")), limits=step.limits)[0]
+    frame = read_frames(archive.get(instance_key("1.2.3", "1.2.3.4", "1.2.3.4.5")), limits=step.make.limits)[0]
     joined = backbone.encode_inputs(to_model_input(frame, 48)[None]).joined()
     expected = head.probabilities(head.logits(joined))[0, head.labels.index("glioma-like")]
     record = json.loads(archive.get(f"{STEM}.json"))
@@ -83,20 +83,9 @@ def test_the_map_explains_the_predicted_label_by_the_heads_own_probability(step,
     assert record["target_probability"] == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_torch_scorer_equals_the_head(backbone, head):
-    pixels = np.random.default_rng(1).normal(size=(5, 3, 48, 48)).astype(np.float32)
-
-    with torch.inference_mode():
-        ours = softmax_scorer(backbone, head)(torch.from_numpy(pixels)).numpy()
-
-    np.testing.assert_allclose(
-        ours, head.probabilities(head.logits(backbone.encode_inputs(pixels).joined())), atol=1e-6
-    )
-
-
 def test_redelivery_repeats_the_event_without_making_the_map_again(step, diagnosed):
-    counting = CountingExplainer(step.explainer)
-    step = replace(step, explainer=counting)
+    counting = CountingExplainer(step.make.explainer)
+    step = with_explainer(step, counting)
 
     first, again = step(diagnosed), step(diagnosed)
 
@@ -129,7 +118,7 @@ def test_another_models_explanation_does_not_stand_for_this_one(step, archive, d
     summary["event_id"] = "00000000-0000-5000-8000-000000000000"
     archive.put(f"{FOLDER}/explained.json", json.dumps(summary).encode())
 
-    assert step(diagnosed).event_id == StudyExplained.identify(diagnosed, "vit-cx")
+    assert step(diagnosed).event_id == StudyExplained.identify(diagnosed, step.make.explainer.variant)
 
 
 @pytest.mark.parametrize("decision", [d for d in Decision if d is not Decision.FINDING])
@@ -221,7 +210,7 @@ def test_a_head_that_gives_nan_is_permanent(step, diagnosed, backbone):
     broken = replace(backbone, load_model=lambda: _with_nan(backbone.model))
 
     with pytest.raises(NotExplainableError):
-        replace(step, explainer=VitCxExplainer(broken, ExplainerSection()))(diagnosed)
+        with_explainer(step, SaliencyExplainer(broken, ExplainerSection()))(diagnosed)
 
 
 def _with_nan(model):
@@ -244,10 +233,10 @@ def test_the_seed_depends_on_study_object_frame_and_head_and_fits_32_bits():
 
 
 def test_the_fill_changes_what_stands_for_removed_pixels(backbone, head, archive, step):
-    frame = read_frames(archive.get(instance_key("1.2.3", "1.2.3.4", "1.2.3.4.5")), limits=step.limits)[0]
+    frame = read_frames(archive.get(instance_key("1.2.3", "1.2.3.4", "1.2.3.4.5")), limits=step.make.limits)[0]
 
     grey, black = (
-        VitCxExplainer(backbone, ExplainerSection(fill=fill)).explain(frame, head, "normal", 1)
+        SaliencyExplainer(backbone, ExplainerSection(fill=fill)).explain(frame, head, "normal", 1)
         for fill in ("mean", "black")
     )
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from prometheus_client import REGISTRY
 
-from services.explainer.frame_explainer import VitCxExplainer
+from services.explainer.frame_explainer import SaliencyExplainer
 from services.explainer.handlers import OnStudyDiagnosed, Progress, StoppingError
 from services.explainer.settings import ExplainerSection, ExplainerSettings
 from shared.errors import BrokerUnavailableError, ModelMismatchError
 from shared.events import Decision
 from shared.health import Health
+from tests.services.explainer.conftest import with_explainer
 
 
 class Outbox:
@@ -77,10 +76,10 @@ def test_stop_ends_a_map_at_the_next_forward_pass_and_leaves_nothing(step, archi
             progress.stop()
         progress()
 
-    explainer = VitCxExplainer(backbone, ExplainerSection(delta=0.01), on_progress=third_time_stops)
+    explainer = SaliencyExplainer(backbone, ExplainerSection(delta=0.01), on_progress=third_time_stops)
 
     with pytest.raises(StoppingError):
-        replace(step, explainer=explainer)(diagnosed)
+        with_explainer(step, explainer)(diagnosed)
     assert len(passes) == 3
     assert not list(archive.list("explanations"))
 
@@ -96,9 +95,9 @@ def test_forward_passes_are_counted_and_keep_the_service_alive(step, backbone, d
         assert health.is_alive()
 
     before = REGISTRY.get_sample_value("similis_explainer_forward_passes_total")
-    explainer = VitCxExplainer(backbone, ExplainerSection(delta=0.01), on_progress=slow)
+    explainer = SaliencyExplainer(backbone, ExplainerSection(delta=0.01), on_progress=slow)
 
-    replace(step, explainer=explainer)(diagnosed)
+    with_explainer(step, explainer)(diagnosed)
 
     assert REGISTRY.get_sample_value("similis_explainer_forward_passes_total") >= before + 3
     clock[0] += 11

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from services.explainer.frame_explainer import lens_figures, softmax_scorer
+from shared.saliency.forwards import encoder_forward, hugging_face_rows
+from shared.saliency.heads import TorchHead, lens_figures
 from shared.vision.patch_lens import PatchLens
 
 
@@ -33,9 +34,22 @@ def test_the_torch_scorer_equals_a_head_with_a_lens(backbone, head):
     pixels = np.random.default_rng(1).normal(size=(5, 3, 48, 48)).astype(np.float32)
 
     with torch.inference_mode():
-        ours = softmax_scorer(backbone, with_lens)(torch.from_numpy(pixels)).numpy()
+        rows = hugging_face_rows(backbone, torch.from_numpy(pixels))
+        ours = TorchHead(with_lens, backbone.device)(rows).numpy()
 
     features = backbone.encode_inputs(pixels)
     expected = with_lens.probabilities(with_lens.logits(with_lens.read(features)))
     np.testing.assert_allclose(ours, expected, atol=1e-5)
     assert not np.allclose(ours, head.probabilities(head.logits(features.joined())), atol=1e-3)
+
+
+def test_torch_gives_a_plain_head_s_own_probabilities(backbone, head):
+    pixels = np.random.default_rng(1).normal(size=(5, 3, 48, 48)).astype(np.float32)
+    expected = head.probabilities(head.logits(backbone.encode_inputs(pixels).joined()))
+
+    with torch.inference_mode():
+        for rows in (
+            hugging_face_rows(backbone, torch.from_numpy(pixels)),
+            encoder_forward(backbone)(torch.from_numpy(pixels)),
+        ):
+            np.testing.assert_allclose(TorchHead(head, backbone.device)(rows).numpy(), expected, atol=1e-5)

@@ -25,6 +25,9 @@ def explanation(influence: np.ndarray, height: int, width: int, aspect: float = 
         probability=0.8125,
         letterbox=letterbox_box(height, width, aspect, SIZE),
         parameters={},
+        method="vit-cx",
+        mode="exact-float32",
+        forwards=2 * MASKS + 1,
     )
 
 

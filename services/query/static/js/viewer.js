@@ -106,8 +106,9 @@ function draw() {
   strength.value = opacity;
   mapButton.setAttribute("aria-pressed", String(mapOn));
   next.textContent = isEvidence >= 0 ? `Evidence ${isEvidence + 1} of ${evidence.length}` : "Go to evidence";
+  said.classList.toggle("flagged", map?.reliability === "not-reliable");
   said.textContent = map
-    ? `${map.method} for “${map.target_label}”: the brighter, the more its probability rests on this place. It shows what moved the model, not where disease is.`
+    ? mapWords(map)
     : maps.length ? "No map for this frame." : "No map for this study.";
   for (const near of [at + 1, at - 1]) if (frames[near]) new Image().src = frames[near].image_url;
 }
@@ -119,6 +120,18 @@ export function go(to) {
 }
 
 export const step = (by) => go(at + by);
+
+function mapWords(map) {
+  const words = [];
+  if (map.reliability === "not-reliable") words.push(`NOT RELIABLE, drawn pale: ${map.reliability_reason}.`);
+  words.push(`${map.method} for “${map.target_label}”: the brighter, the more its probability rests on this place. It shows what moved the model, not where disease is.`);
+  const f = map.faithfulness;
+  if (f) {
+    words.push(`Insertion ${f.insertion_auc.toFixed(2)} (random ${f.random_insertion_auc.toFixed(2)}, more is better), deletion ${f.deletion_auc.toFixed(2)} (random ${f.random_deletion_auc.toFixed(2)}, less is better).`);
+  }
+  if (map.reliability === "unknown") words.push("Not compared with random weights.");
+  return words.join(" ");
+}
 
 export function toggleMap() {
   mapOn = !mapOn;

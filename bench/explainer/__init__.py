@@ -1,0 +1,1 @@
+"""Benchmark of saliency maps: time beside the published procedure, and what each faster mode changes."""

@@ -1,0 +1,86 @@
+"""How far a map can be trusted: its faithfulness, and its range beside those of networks with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from services.explainer.ports import VIT_CX, FrameExplanation, FrameRequest, Trust
+from shared import events
+from shared.pixels.frame import Frame
+from shared.saliency.faithfulness import Faithfulness, FaithfulnessParameters, measure_faithfulness
+from shared.saliency.heads import Scorer
+from shared.saliency.reliability import Verdict, judge_range, map_range
+from shared.vision.heads import LinearHead
+from shared.vision.tasks import Task
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredTrust:
+    """See `ports.TrustMeasure`.
+
+    Attributes:
+        model_input: A frame as the model sees it, (3, S, S).
+        scorer: A head's probabilities.
+        faithfulness: How it is measured; None: not at all.
+        progress: Called after each forward pass; what it raises ends the measurement.
+    """
+
+    model_input: Callable[[Frame], Tensor]
+    scorer: Callable[[LinearHead], Scorer]
+    faithfulness: FaithfulnessParameters | None
+    progress: Callable[[], None] = lambda: None
+
+    def __call__(self, request: FrameRequest, made: FrameExplanation, task: Task) -> Trust:
+        """See `ports.TrustMeasure`."""
+        found = self._reliability(made, task)
+        measured = None if self.faithfulness is None else self._faithfulness(request, made, self.faithfulness)
+        facts = {"range": found.range, "range_limit": found.limit}
+        return Trust(
+            reliability=found.reliability,
+            reason=found.reason,
+            facts=facts if measured is None else {**facts, "faithfulness": measured.facts()},
+            faithfulness=None if measured is None else _in_event(measured),
+        )
+
+    def _reliability(self, made: FrameExplanation, task: Task) -> Verdict:
+        found = map_range(made.values, made.mask_count if made.method == VIT_CX else 1, made.letterbox)
+        return judge_range(
+            found,
+            task.explain_reference,
+            head_id=task.head.id,
+            method=made.method,
+            parameters=made.parameters,
+        )
+
+    def _faithfulness(
+        self, request: FrameRequest, made: FrameExplanation, parameters: FaithfulnessParameters
+    ) -> Faithfulness:
+        score = self.scorer(request.head)
+
+        def scored(pixels: Tensor) -> Tensor:
+            probabilities = score(pixels)
+            self.progress()
+            return probabilities
+
+        return measure_faithfulness(
+            scored,
+            self.model_input(request.frame),
+            made.values,
+            request.head.labels.index(request.label),
+            seed=request.seed,
+            content=made.letterbox,
+            parameters=parameters,
+        )
+
+
+def _in_event(measured: Faithfulness) -> events.Faithfulness:
+    return events.Faithfulness(
+        insertion_auc=measured.insertion,
+        deletion_auc=measured.deletion,
+        random_insertion_auc=measured.insertion_by_chance,
+        random_deletion_auc=measured.deletion_by_chance,
+        steps=len(measured.parameters.shares) - 1,
+    )

@@ -1,0 +1,117 @@
+"""What the label routes are asked and what they answer."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Self
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+from services.query.schema import SERIES_EXAMPLE, SOP_EXAMPLE, STUDY_EXAMPLE, Notice
+from shared.ids import Uid
+from shared.labels import Comment, LabelTarget
+from shared.labels.record import ClassLabel
+
+COMMENT_NOTE: Final = (
+    "One line, kept as typed and shown to whoever may read labels. It must hold no identity: no name, number, date "
+    "of birth or place of a patient."
+)
+_EXAMPLE: Final[dict[str, Any]] = {
+    "label_id": "5f0c0f6e-6f0e-4a39-9d3c-0d8c3f3b5a10",
+    "sequence": 1,
+    "task": "brain-mr",
+    "label": "glioma-like",
+    "study_instance_uid": STUDY_EXAMPLE,
+    "series_instance_uid": None,
+    "sop_instance_uid": None,
+    "frame_number": None,
+    "study_revision": 1,
+    "recorded_at": "2026-05-17T09:30:00Z",
+    "recorded_by": None,
+    "comment": "left temporal",
+    "supersedes": None,
+    "notice": "research use only",
+}
+
+
+class LabelRequest(BaseModel):
+    """A class for a study, or for one series, SOP instance or frame of it."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"label": "glioma-like", "comment": "left temporal"},
+                {"label": "normal", "sop_instance_uid": SOP_EXAMPLE},
+                {"label": "normal", "sop_instance_uid": SOP_EXAMPLE, "frame_number": 7},
+            ]
+        },
+    )
+
+    label: ClassLabel = Field(description="One of the task's classes; see /v1/labels/{task}.")
+    series_instance_uid: Uid | None = Field(None, description="Only this series is labelled.")
+    sop_instance_uid: Uid | None = Field(None, description="Only this object is labelled; its series may be left out.")
+    frame_number: PositiveInt | None = Field(None, description="Only this frame; with sop_instance_uid, from 1.")
+    comment: Comment | None = Field(None, description=COMMENT_NOTE)
+
+    @model_validator(mode="after")
+    def _frame_of_an_instance(self) -> Self:
+        if self.frame_number is not None and self.sop_instance_uid is None:
+            raise ValueError("frame_number goes with sop_instance_uid")
+        return self
+
+    @property
+    def target(self) -> LabelTarget:
+        """What is to be labelled."""
+        return LabelTarget(
+            series_instance_uid=self.series_instance_uid,
+            sop_instance_uid=self.sop_instance_uid,
+            frame_number=self.frame_number,
+        )
+
+
+class Label(BaseModel):
+    """A label as a person gave it, or its withdrawal. Not a diagnosis."""
+
+    model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [_EXAMPLE]})
+
+    label_id: UUID
+    sequence: PositiveInt = Field(description="Counts the records of this target from 1.")
+    task: str
+    label: str | None = Field(description="One of the task's classes; null: withdrawn.")
+    study_instance_uid: str
+    series_instance_uid: str | None = Field(examples=[SERIES_EXAMPLE])
+    sop_instance_uid: str | None
+    frame_number: PositiveInt | None
+    study_revision: PositiveInt | None = Field(description="The study's newest revision then; null in a withdrawal.")
+    recorded_at: AwareDatetime
+    recorded_by: str | None = Field(description="The authenticated principal; null where the service asks for none.")
+    comment: str | None = Field(description=COMMENT_NOTE)
+    supersedes: UUID | None = Field(description="The record of this target that stood before.")
+    notice: Notice = "research use only"
+
+
+class StudyLabels(BaseModel):
+    """The labels of one study, for all tasks."""
+
+    model_config = ConfigDict(frozen=True)
+
+    study_instance_uid: str = Field(examples=[STUDY_EXAMPLE])
+    labels: tuple[Label, ...] = Field(description="Those that count now: by task, then by target.")
+    history: tuple[Label, ...] | None = Field(
+        description="With history=true: every record, of each target the oldest first; else null."
+    )
+    notice: Notice = "research use only"
+
+
+class TaskLabels(BaseModel):
+    """One page of the labels that count for a task, in a fixed order of studies and targets."""
+
+    model_config = ConfigDict(frozen=True)
+
+    task: str = Field(examples=["brain-mr"])
+    classes: tuple[str, ...] = Field(description="The labels that may be given.", examples=[["normal", "glioma-like"]])
+    labels: tuple[Label, ...]
+    next_cursor: str | None = Field(description="Pass as `cursor` to get the next page; null on the last.")
+    notice: Notice = "research use only"

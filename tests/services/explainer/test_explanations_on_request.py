@@ -1,0 +1,162 @@
+"""Maps that somebody asked for: any class, any frame; failures are told; results beside the policy's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from shared import events
+from shared.archive import diagnosis_key, explanation_request_key, instance_key
+from shared.errors import ModelMismatchError, NotExplainableError, UndecodablePixelsError
+from shared.events import Decision, ExplanationRequested, FrameReference, Reliability, ResultKind, StudyExplained
+from shared.explanation_failure import ExplanationFailure
+from shared.saliency.reliability import ExplainReference
+from tests.services.explainer.conftest import evidence, mr_slice
+
+FOLDER = "explanations/1.2.3/1/brain-mr"
+FRAME = FrameReference(series_instance_uid="1.2.3.4", sop_instance_uid="1.2.3.4.5", frame_number=1)
+
+
+def request(diagnosed, label=None, frames=()):
+    return ExplanationRequested(
+        event_id=ExplanationRequested.identify(diagnosed, label, frames),
+        occurred_at=events.now(),
+        study_instance_uid=diagnosed.study_instance_uid,
+        revision=diagnosed.revision,
+        task=diagnosed.task,
+        diagnosis_event_id=diagnosed.event_id,
+        label=label,
+        frames=frames,
+    )
+
+
+@pytest.fixture
+def judged(archive, diagnosed):
+    """The diagnosis, as the embedder leaves it in the archive."""
+    alone = diagnosed.model_copy(update={"evidence": (evidence(),)})
+    archive.put(diagnosis_key("1.2.3", 1, "brain-mr"), alone.model_dump_json().encode())
+    return alone
+
+
+def key_of(asked, state):
+    return explanation_request_key("1.2.3", 1, "brain-mr", asked.event_id, state)
+
+
+def test_another_class_is_explained_on_request_and_lies_beside_the_policys_map(step, archive, judged):
+    by_policy = step(judged)
+    asked = request(judged, "normal", (FRAME,))
+
+    explained = step.requested(asked)
+
+    (made,) = explained.maps
+    assert (explained.request_id, explained.label, made.target_label) == (asked.event_id, "normal", "normal")
+    assert made.map_key == f"{FOLDER}/1.2.3.4.5-1-{asked.event_id}.npy"
+    assert explained.event_id != by_policy.event_id
+    assert StudyExplained.model_validate_json(archive.get(key_of(asked, "explained"))) == explained
+    assert StudyExplained.model_validate_json(archive.get(f"{FOLDER}/explained.json")) == by_policy
+    assert not archive.exists(key_of(asked, "failed"))
+
+
+def test_a_request_is_fulfilled_whatever_the_policy_says(with_policy, judged):
+    assert with_policy("none")(judged) is None
+    assert with_policy("none").requested(request(judged)).maps
+
+
+def test_a_request_that_is_delivered_again_makes_nothing_again(step, judged):
+    asked = request(judged, "normal")
+
+    assert step.requested(asked) == step.requested(asked)
+
+
+def test_a_request_for_a_diagnosis_that_was_replaced_is_refused_and_told(step, archive, judged):
+    asked = request(judged)
+    other = judged.model_copy(update={"event_id": asked.event_id})
+    archive.put(diagnosis_key("1.2.3", 1, "brain-mr"), other.model_dump_json().encode())
+
+    with pytest.raises(ModelMismatchError):
+        step.requested(asked)
+
+    failure = ExplanationFailure.model_validate_json(archive.get(key_of(asked, "failed")))
+    assert failure.asked_at == asked.occurred_at
+    assert "another diagnosis" in failure.reason
+
+
+def test_a_frame_that_cannot_be_read_is_told(step, archive, judged):
+    archive.put(instance_key("1.2.3", "1.2.3.4", "1.2.3.4.5"), mr_slice()[:-500])
+    asked = request(judged)
+
+    with pytest.raises(UndecodablePixelsError):
+        step.requested(asked)
+
+    assert archive.exists(key_of(asked, "failed"))
+
+
+def test_without_a_class_nothing_is_explained(step, archive, judged):
+    abstained = judged.model_copy(update={"label": None, "decision": Decision.ABSTAINED})
+    archive.put(diagnosis_key("1.2.3", 1, "brain-mr"), abstained.model_dump_json().encode())
+
+    with pytest.raises(NotExplainableError, match="no class"):
+        step.requested(request(abstained))
+    assert step.requested(request(abstained, "normal")).label == "normal"
+
+
+def test_one_bad_frame_does_not_take_the_others_along(with_policy, archive, diagnosed):
+    archive.put(instance_key("1.2.3", "1.2.3.4", "1.2.3.4.6"), mr_slice()[:-500])
+
+    explained = with_policy("findings", 2)(diagnosed)
+
+    assert [made.sop_instance_uid for made in explained.maps] == ["1.2.3.4.5"]
+    (failed,) = explained.frames_failed
+    assert (failed.sop_instance_uid, failed.reason) == ("1.2.3.4.6", "undecodable")
+
+
+def test_a_map_comes_with_dicom_objects_and_measured_faithfulness(step, archive, judged):
+    explained = step(judged)
+
+    (made,) = explained.maps
+    kinds = [found.kind for found in made.objects]
+    assert {ResultKind.SECONDARY_CAPTURE, ResultKind.MEASUREMENT_REPORT} <= set(kinds)
+    assert [found.kind for found in explained.objects] == [ResultKind.KEY_OBJECT_SELECTION]
+    for found in (*made.objects, *explained.objects):
+        assert archive.get(found.key)[128:132] == b"DICM"
+    record = json.loads(archive.get(made.record_key))
+    measured = record["trust"]["faithfulness"]
+    assert made.faithfulness.insertion_auc == pytest.approx(measured["insertion"], abs=1e-4)
+    assert made.faithfulness.random_deletion_auc == pytest.approx(measured["deletion_by_chance"], abs=1e-4)
+    assert made.reliability is Reliability.UNKNOWN
+    assert "no random-weight reference" in made.reliability_reason
+
+
+def test_the_same_diagnosis_gives_the_same_dicom_objects(step, archive, judged):
+    before = {found.key: archive.get(found.key) for made in step(judged).maps for found in made.objects}
+    del archive.objects[f"{FOLDER}/explained.json"]
+
+    step(judged)
+
+    assert before
+    assert {key: archive.get(key) for key in before} == before
+
+
+def test_a_map_that_random_weights_could_have_drawn_is_flagged_everywhere(step, archive, judged, task):
+    reference = ExplainReference.of(
+        [5.0] * 20,
+        head_id=task.head.id,
+        head_sha256=None,
+        backbone_id=task.head.backbone_id,
+        architecture="tiny",
+        method="vit-cx",
+        mode="exact",
+        parameters={},
+        weights="random",
+        images="phantoms",
+        seed=0,
+    )
+    strict = replace(step, tasks={task.name: replace(task, explain_reference=reference)})
+
+    (made,) = strict(judged).maps
+
+    assert made.reliability is Reliability.NOT_RELIABLE
+    assert ResultKind.SEGMENTATION not in {found.kind for found in made.objects}
+    assert json.loads(archive.get(made.record_key))["reliability"] == "not-reliable"
