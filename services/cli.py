@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from services.listener.commands import listener_app
 from services.training.command_line import task_app, train_command
-from services.training.evaluation.command import evaluate_command
+from services.training.explain_evaluation.command import evaluate_app
 from shared.errors import ConfigurationError, SimilisError
 
 app = typer.Typer(
@@ -30,7 +30,7 @@ app.add_typer(topics_app, name="topics")
 app.add_typer(schemas_app, name="schemas")
 app.add_typer(task_app, name="task")
 app.command("train")(train_command)
-app.command("evaluate")(evaluate_command)
+app.add_typer(evaluate_app, name="evaluate")
 
 DEFAULT_DATA = Path("similis-data")
 SCHEMAS = Path("schemas")

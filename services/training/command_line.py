@@ -29,10 +29,16 @@ def train_command(
         str | None, typer.Option(help="With --from: a public data set's layout, see docs/data.md.")
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="CSV: path, study or sop; label; patient, split, sex, age if known.")
+        Path | None,
+        typer.Option(help="CSV: path, study or sop; label; patient, split, sex, age if known. See --archive."),
     ] = None,
     archive: Annotated[
-        bool, typer.Option("--archive", help="Train on what is archived (SIMILIS_ARCHIVE__*), with --labels.")
+        bool,
+        typer.Option(
+            "--archive",
+            help="Train on what is archived (SIMILIS_ARCHIVE__*): labels by --labels, else those that people gave "
+            "through the API, see docs/labels.md.",
+        ),
     ] = False,
     phantom: Annotated[bool, typer.Option("--phantom", help="Train on the task's phantoms.")] = False,
     definition: Annotated[

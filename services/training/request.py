@@ -154,12 +154,16 @@ def dataset_of(request: Request, definition: TaskDefinition, settings: TrainSett
         )
     if request.folder is not None:
         return labelled_folder(request.folder, definition, request.layout, request.labels)
-    if request.labels is None:
-        raise ConfigurationError("--archive needs --labels: a CSV of study or SOP Instance UIDs")
     from services.training.dataset.archive_dataset import archive_dataset
+    from services.training.dataset.archived_labels import archived_labels
 
+    archive = open_archive(settings.archive)
+    if request.labels is None:
+        return archive_dataset(
+            archive, archived_labels(archive, definition), definition, "labels given through the API"
+        )
     rows = read_labels_file(request.labels, tuple(entry.label for entry in definition.classes))
-    return archive_dataset(open_archive(settings.archive), rows, definition)
+    return archive_dataset(archive, rows, definition)
 
 
 def labelled_folder(folder: Path, definition: TaskDefinition, layout: str | None, labels: Path | None) -> Dataset:

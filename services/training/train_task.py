@@ -13,7 +13,6 @@ from typing import Final
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from services.training.card.describe import Described, card_of
 from services.training.card.figures import card_figures
@@ -23,9 +22,9 @@ from services.training.dataset.leakage import Leak, find_leaks, refuse_leaks, wi
 from services.training.dataset.splits import check_parts, split_cases
 from services.training.dataset.training_objects import TRAINING_OBJECTS_FILE, as_text, objects_of
 from services.training.features.case_features import CaseEncoder, CaseFeatures, Encoder, Progress, frame_choice
-from services.training.fit.calibration import calibrate_scores, calibrated, operating_point
-from services.training.fit.lens import can_fit_lens, fit_lens_of
-from services.training.fit.linear_probe import Probe, case_classes, case_logits, fit_probe
+from services.training.fit.calibration import operating_point
+from services.training.fit.head import fit_head
+from services.training.fit.linear_probe import case_classes, case_logits
 from services.training.fit.neighbours import fit_neighbours
 from services.training.fit.task_space import fit_projection
 from services.training.fit.unfamiliar import fit_familiarity, study_distance
@@ -34,7 +33,6 @@ from services.training.versions import CARD_FILE, DEFINITION_FILE, HEAD_FILE, MA
 from shared.pixels import PixelLimits
 from shared.vision.familiarity import limit_of
 from shared.vision.heads import LinearHead
-from shared.vision.patch_lens import PatchLens
 from shared.vision.tasks import TaskDefinition
 
 _STEPS: Final = 4
@@ -111,7 +109,18 @@ def train_task(
         drop_duplicates=options.drop_duplicates,
     )
     step(0)
-    parts, probe = _probe(parts, definition.name, labels, finding, backbone.id, options)
+    fitted = fit_head(
+        parts,
+        task=definition.name,
+        labels=labels,
+        finding=finding,
+        backbone_id=backbone.id,
+        grouping=options.grouped_by,
+        seed=options.seed,
+        fitted_frames=options.fitted_frames,
+        cross_fitted=options.cross_fitted,
+    )
+    parts, probe, scores, classes = fitted.parts, fitted.probe, fitted.scores, fitted.classes
     training, calibration = parts["training"], parts["calibration"]
     step(1)
     reader = CaseEncoder(backbone, cache_dir, limits, lens=probe.head.lens)
@@ -122,17 +131,12 @@ def train_task(
     neighbours = fit_neighbours(training, labels, finding, options.seed)
     space = fit_projection(training, probe.rows, labels, probe.head, finding, options.seed)
     step(2)
-    scores, classes = case_logits(probe.head, calibration, finding), case_classes(calibration, labels)
-    if options.cross_fitted:
-        scores = np.concatenate([probe.left_out, scores])
-        classes = np.concatenate([case_classes(training, labels), classes])
-    fitted = calibrate_scores(scores, classes, finding)
     head = replace(
-        calibrated(probe.head, fitted, finding),
+        fitted.head,
         projection=space.projection,
         familiarity=fit_familiarity(probe.head, probe.rows.joined),
     )
-    probabilities = head.probabilities(scores + np.where(finding, 0.0, fitted.offset))
+    probabilities = head.probabilities(scores + np.where(finding, 0.0, fitted.calibration.offset))
     point = operating_point(probabilities, classes, finding, options.aim, options.target)
     distances = [study_distance(head, case) for case in calibration]
     definition = definition.model_copy(
@@ -157,7 +161,7 @@ def train_task(
             probe=probe,
             neighbours=neighbours,
             space=space,
-            calibration=fitted,
+            calibration=fitted.calibration,
             scores=scores,
             classes=classes,
             point=point,
@@ -175,41 +179,6 @@ def train_task(
     step(4)
     objects = () if dataset.kind == "phantom" else objects_of(parts)
     return Trained(definition, head, card, figures, objects)
-
-
-def _probe(
-    parts: dict[SplitName, list[CaseFeatures]],
-    task: str,
-    labels: tuple[str, ...],
-    finding: NDArray[np.bool_],
-    backbone_id: str,
-    options: TrainOptions,
-) -> tuple[dict[SplitName, list[CaseFeatures]], Probe]:
-    """The likeliest probe: on the joined features, or where masks are known on a patch lens, alone or beside them.
-
-    Returns:
-        The parts as the probe reads them, and the probe.
-    """
-    lens: PatchLens | None = None
-    if can_fit_lens(parts["training"], labels, finding, options.grouped_by, options.seed):
-        found = fit_lens_of({name: parts[name] for name in SPLITS}, labels, finding, options.grouped_by, options.seed)
-        lens, parts = found.lens, {name: found.parts[name] for name in SPLITS}
-    probes = [
-        fit_probe(
-            parts["training"],
-            task=task,
-            labels=labels,
-            finding=finding,
-            backbone_id=backbone_id,
-            grouping=options.grouped_by,
-            seed=options.seed,
-            fitted_frames=options.fitted_frames,
-            lens=lens,
-            lens_alone=alone,
-        )
-        for alone in ((True, False) if lens else (False,))
-    ]
-    return parts, min(probes, key=lambda probe: probe.loss)
 
 
 def _without_leaks(

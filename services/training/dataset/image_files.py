@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydicom.errors import InvalidDicomError
 
 from services.training.dataset.cases import DatasetError
 from services.training.dataset.labels_file import age_band, plain_sex
+from shared.pixels.quiet import quiet
 from shared.vision.tasks import TaskDefinition
 
 PICTURE_SUFFIXES: Final = frozenset((".png", ".jpg", ".jpeg"))
@@ -68,6 +68,7 @@ def scan(folder: Path, definition: TaskDefinition, skipped: Skipped | None = Non
     return [file for path in paths if (file := image_file(folder, path, definition, skipped)) is not None]
 
 
+@quiet()  # pydicom's warnings quote elements' values, some when the value is asked for
 def image_file(
     folder: Path, path: Path, definition: TaskDefinition, skipped: Skipped | None = None
 ) -> ImageFile | None:
@@ -111,9 +112,7 @@ def refuse_unread_pictures(skipped: Skipped) -> None:
 def _header(path: Path) -> Any | None:
     """The header of a DICOM file; None if it is none."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+        return dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
     except (InvalidDicomError, OSError):
         return None
     except Exception:  # noqa: BLE001  pydicom raises nearly anything on damaged input

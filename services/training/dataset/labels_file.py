@@ -46,8 +46,11 @@ class LabelRow:
     """One row.
 
     Attributes:
-        row: Its line in the file, for messages.
+        row: Its line in the file, for messages; of labels from elsewhere, their number.
         path: Below the data folder; it climbs nowhere.
+        series: Series Instance UID; no column of a file gives it.
+        frame: Of the SOP instance, from 1; no column of a file gives it.
+        origin: What messages call it; "": by its row.
     """
 
     row: int
@@ -60,6 +63,14 @@ class LabelRow:
     sex: str | None = None
     age_band: str | None = None
     scanner: str | None = None
+    series: str | None = None
+    frame: int | None = None
+    origin: str = ""
+
+    @property
+    def told(self) -> str:
+        """What messages call it: never what a cell of a file holds."""
+        return self.origin or f"row {self.row}"
 
     def subgroup(self) -> dict[str, str]:
         """The traits that are known."""

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from services.training.evaluation.report import EvaluationReport, SetFigures
+from services.training.evaluation.aims import (
+    LARGEST_ECE,
+    LEAST_AUROC,
+    calibration_verdict,
+    false_flag_verdict,
+    misses,
+    strange_verdict,
+)
+from services.training.evaluation.report import EvaluationReport
+from shared.vision.familiarity import FALSE_FLAGS
 
 
 def report_markdown(report: EvaluationReport, *, figure: str | None = None, heading: str = "#") -> str:
@@ -22,36 +31,19 @@ def report_markdown(report: EvaluationReport, *, figure: str | None = None, head
             f"{report.bootstraps} draws; shares of flagged studies: exact (Clopper-Pearson). "
             f"Again: `{report.command}`.",
             "",
+            f"Aims missed: {'; '.join(missed)}." if (missed := misses(report)) else "No aim is missed.",
+            "",
         ],
         [f"![ROC, confusion, reliability, selective risk and distances]({figure})", ""] if figure else [],
         _sets(report, heading),
         _classes(report),
+        _calibration(report, heading),
         _risk(report, heading),
         _subgroups(report, heading),
         _strange(report, heading),
         _compared(report, heading),
     )
     return "\n".join(line for part in parts for line in part)
-
-
-def summary_table(reports: Sequence[EvaluationReport]) -> list[str]:
-    """One row for each set of each task."""
-    header = ("task", "set", "studies", "accuracy", "balanced accuracy", "macro F1", "macro AUROC", "ECE")
-    rows = [
-        (
-            report.task,
-            one.title,
-            one.metrics.n,
-            one.metrics.accuracy,
-            one.metrics.balanced_accuracy,
-            one.metrics.f1_macro or "-",
-            one.metrics.auroc_macro or "-",
-            _calibration(one),
-        )
-        for report in reports
-        for one in report.sets
-    ]
-    return table(header, rows)
 
 
 def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> list[str]:
@@ -66,7 +58,6 @@ def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> list[st
 def _sets(report: EvaluationReport, heading: str) -> list[str]:
     header = (
         "set", "studies", "patients", "accuracy", "balanced accuracy", "macro F1", "macro AUROC", "finding AUROC",
-        "false out-of-distribution flags",
     )  # fmt: skip
     rows = [
         (
@@ -78,24 +69,40 @@ def _sets(report: EvaluationReport, heading: str) -> list[str]:
             one.metrics.f1_macro or "-",
             one.metrics.auroc_macro or "-",
             one.metrics.auroc_finding or "-",
-            one.flagged or "-",
         )
         for one in report.sets
-    ]
-    calibration = [
-        (one.title, _calibration(one), one.metrics.brier or "-", one.metrics.nll or "-") for one in report.sets
     ]
     return [
         f"{heading}# Accuracy",
         "",
+        f"By chance: balanced accuracy {1 / len(report.labels):.3f} ({len(report.labels)} classes), AUROC 0.500. "
+        "*Finding AUROC*: any finding against none. Every study counts, also one that the task would abstain from or "
+        "call out of distribution.",
+        "",
         *table(header, rows),
         "",
+    ]
+
+
+def _calibration(report: EvaluationReport, heading: str) -> list[str]:
+    rows = [
+        (
+            one.title,
+            one.metrics.ece_interval or f"{one.metrics.ece:.3f}",
+            _plain(one.metrics.ece_if_calibrated),
+            calibration_verdict(one).words,
+            one.metrics.brier or "-",
+            one.metrics.nll or "-",
+        )
+        for one in report.sets
+    ]
+    return [
         f"{heading}# Calibration",
         "",
-        "ECE over ten bins is never negative: beside it stands what a perfectly calibrated head shows by chance on as",
-        "many studies.",
+        "ECE over ten bins is never negative: *by chance* is what a perfectly calibrated head shows on as many",
+        "studies.",
         "",
-        *table(("set", "ECE", "Brier", "negative log-likelihood"), calibration),
+        *table(("set", "ECE", "by chance", f"at most {LARGEST_ECE:g}", "Brier", "negative log-likelihood"), rows),
         "",
     ]
 
@@ -123,7 +130,8 @@ def _classes(report: EvaluationReport) -> list[str]:
 
 def _risk(report: EvaluationReport, heading: str) -> list[str]:
     coverages = [point.coverage for point in report.sets[0].risk]
-    header = ("set", *(f"{100 * share:.0f} %" for share in coverages), "AURC", "answered", "accuracy of answers")
+    surest = (f"surest {100 * share:.0f} %" for share in coverages)
+    header = ("set", *surest, "AURC", "answered", "accuracy of answers")
     rows = [
         (
             one.title,
@@ -163,19 +171,33 @@ def _subgroups(report: EvaluationReport, heading: str) -> list[str]:
 
 
 def _strange(report: EvaluationReport, heading: str) -> list[str]:
-    if not report.strange or report.ood_limit is None:
+    if report.ood_limit is None:
         return []
+    own = [(one.title, one.metrics.n, one.flagged or "-", false_flag_verdict(one).words) for one in report.sets]
+    lines = [
+        f"{heading}# Out of distribution",
+        "",
+        f"Distance: {report.ood_kind}; limit {report.ood_limit:.3f}, set for {100 * FALSE_FLAGS:g} % of studies like "
+        "the training's. Studies of the task's own kind that were flagged all the same:",
+        "",
+        *table(("set", "studies", "falsely flagged", f"at most {FALSE_FLAGS:g}"), own),
+        "",
+        "The event of a flagged study says *out of distribution* instead of a finding: where most of a set is flagged,",
+        "the accuracy above is of answers that are withheld.",
+        "",
+    ]
+    if not report.strange:
+        return lines
     rows = [
-        (one.kind, one.n, f"{one.auroc:.3f}", one.flagged, f"{one.distance:.2f}", "yes" if one.is_required else "no")
+        (one.kind, one.n, f"{one.auroc:.3f}", strange_verdict(one).words, one.flagged, f"{one.distance:.2f}")
         for one in report.strange
     ]
     return [
-        f"{heading}# Out of distribution",
+        *lines,
+        "Images that the head must not judge. AUROC: of the distance, against the studies of "
+        f"*{report.sets[0].title}*. *No aim*: the same organ or modality, altered; shown for information.",
         "",
-        f"Distance: {report.ood_kind}; limit {report.ood_limit:.3f}. AUROC: strange images against the studies of "
-        f"*{report.sets[0].title}*. *Required*: a kind that must be told apart (AUROC at least .95).",
-        "",
-        *table(("images", "n", "AUROC", "flagged", "median distance", "required"), rows),
+        *table(("images", "n", "AUROC", f"at least {LEAST_AUROC:g}", "flagged", "median distance"), rows),
         "",
     ]
 
@@ -184,7 +206,7 @@ def _compared(report: EvaluationReport, heading: str) -> list[str]:
     if not report.compared or report.compared_on is None:
         return []
     rows = [
-        (one.features, one.dim or "-", one.accuracy, one.balanced_accuracy, one.auroc_macro or "-", f"{one.ece:.3f}")
+        (one.features, one.dim or "-", one.accuracy, one.balanced_accuracy, one.auroc_macro or "-")
         for one in report.compared
     ]
     training, test = report.compared_on
@@ -192,18 +214,11 @@ def _compared(report: EvaluationReport, heading: str) -> list[str]:
         f"{heading}# Other features, same probe",
         "",
         f"Each probe is fitted on the same {training} studies and measured on the same {test}, fewer than the task's "
-        f"head was given; chance is {1 / len(report.labels):.2f}.",
+        f"head was given: only wide gaps can be seen. Chance is {1 / len(report.labels):.3f}.",
         "",
-        *table(("features", "width", "accuracy", "balanced accuracy", "macro AUROC", "ECE"), rows),
+        *table(("features", "width", "accuracy", "balanced accuracy", "macro AUROC"), rows),
         "",
     ]
-
-
-def _calibration(one: SetFigures) -> str:
-    chance = one.metrics.ece_if_calibrated
-    by_chance = "" if chance is None else f", by chance {chance:.3f}"
-    interval = one.metrics.ece_interval
-    return (f"{one.metrics.ece:.3f}" if interval is None else str(interval)) + by_chance
 
 
 def _plain(value: float | None) -> str:

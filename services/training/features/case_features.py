@@ -113,10 +113,7 @@ class CaseEncoder:
         """
         self._backbone = backbone
         self._lens, self._keep_patches = lens, keep_patches
-        extra = "patches" if keep_patches else ""
-        if lens is not None:
-            extra += f" lens {hashlib.sha256(lens.weight.tobytes() + lens.bias.tobytes()).hexdigest()[:16]}"
-        self._cache = FeatureCache(cache_dir, backbone.id, extra) if cache_dir else None
+        self._cache = FeatureCache(cache_dir, backbone.id, lens, keep_patches) if cache_dir else None
         self._limits = limits or PixelLimits()
 
     def encode(

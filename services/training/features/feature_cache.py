@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.vision.features import JOINED_VERSION
+from shared.vision.patch_lens import PatchLens
 
 _VERSION: Final = 2  # raise it when what is kept of a frame changes
 _COLUMNS: Final = ("numbers", "joined", "thumbnails", "pixels")
@@ -28,11 +29,21 @@ Rows = dict[str, NDArray[Any]]  # `_COLUMNS`, and `_PATCHES` where masks are kno
 class FeatureCache:
     """What was encoded once. Two processes may share a folder: files are replaced whole."""
 
-    def __init__(self, folder: Path, backbone_id: str, extra: str = "") -> None:
-        """Nothing is read yet; `extra` tells apart what is kept beside the joined features."""
-        kind = _digest(f"{backbone_id} {JOINED_VERSION} {_VERSION} {extra}".rstrip())[:16]
-        self._frames = folder.expanduser() / "features" / kind
-        self._facts = folder.expanduser() / "features" / f"facts-{_VERSION}"
+    def __init__(
+        self, folder: Path, backbone_id: str, lens: PatchLens | None = None, keep_patches: bool = False
+    ) -> None:
+        """Nothing is read yet. What is kept beside the joined features, a lens's figures or patches, tells caches
+        apart; a lens also reads what was kept with patches, so that nothing is encoded again for another lens.
+        """
+        self._lens = lens
+        beside = [_PATCHES[0]] if keep_patches else []
+        beside += [f"lens {_digest_of(lens)}"] if lens is not None else []
+        folder = folder.expanduser() / "features"
+        self._frames, self._with_patches = (
+            folder / _digest(" ".join([f"{backbone_id} {JOINED_VERSION} {_VERSION}", *kind]))[:16]
+            for kind in (beside, [_PATCHES[0]])
+        )
+        self._facts = folder / f"facts-{_VERSION}"
 
     def frames(self, sha256: str, numbers: Sequence[int]) -> Rows | None:
         """The rows of an object's frames in the order asked for; None unless all are kept."""
@@ -73,19 +84,41 @@ class FeatureCache:
         partial.replace(path)
 
     def _read(self, sha256: str) -> Rows | None:
-        try:
-            with np.load(io.BytesIO(_place(self._frames, sha256, ".npz").read_bytes())) as stored:
-                rows = {name: stored[name] for name in (*_COLUMNS, *_PATCHES) if name in stored}
-        except Exception:  # noqa: BLE001  a torn file fails in many ways: zipfile's, zlib's, numpy's own
-            return None
-        is_whole = set(_COLUMNS) <= set(rows) and len({len(array) for array in rows.values()}) == 1
-        return rows if is_whole else None
+        rows = _read_rows(_place(self._frames, sha256, ".npz"))
+        if rows is None and self._lens is not None:
+            rows = _seen_through(self._lens, _read_rows(_place(self._with_patches, sha256, ".npz")))
+        return rows
+
+
+def _read_rows(path: Path) -> Rows | None:
+    try:
+        with np.load(io.BytesIO(path.read_bytes())) as stored:
+            rows = {name: stored[name] for name in (*_COLUMNS, *_PATCHES) if name in stored}
+    except Exception:  # noqa: BLE001  a torn file fails in many ways: zipfile's, zlib's, numpy's own
+        return None
+    is_whole = set(_COLUMNS) <= set(rows) and len({len(array) for array in rows.values()}) == 1
+    return rows if is_whole else None
+
+
+def _seen_through(lens: PatchLens, rows: Rows | None) -> Rows | None:
+    """Rows that were kept with patches, as a reader with a lens has them: its figures in the last columns.
+
+    The patches were kept in half precision, as those that a lens is fitted on.
+    """
+    if rows is None or "patches" not in rows:
+        return None
+    joined = np.concatenate([rows["joined"], lens(rows["patches"])], axis=1)
+    return {**{name: rows[name] for name in _COLUMNS}, "joined": joined}
 
 
 def _place(folder: Path, key: str, suffix: str) -> Path:
     place = folder / key[:2]
     place.mkdir(parents=True, exist_ok=True)
     return place / f"{key}{suffix}"
+
+
+def _digest_of(lens: PatchLens) -> str:
+    return hashlib.sha256(lens.weight.tobytes() + lens.bias.tobytes()).hexdigest()[:16]
 
 
 def _digest(text: str) -> str:

@@ -98,7 +98,10 @@ def test_images_may_be_labelled_one_by_one(archive):
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("study,label\n1.1,spot\n1.2,bar\n1.3,normal\n1.7,spot\n", "1 rows name nothing that is archived.*row 5"),
+        (
+            "study,label\n1.1,spot\n1.2,bar\n1.3,normal\n1.7,spot\n",
+            "1 of the labels name nothing that is archived.*row 5",
+        ),
         ("study,label\n1.1,spot\n1.1,bar\n", "another study"),
         ("sop,study,label\n1.1.1.1,1.1,spot\n1.1.1.2,1.1,bar\n", "contradict"),
     ],

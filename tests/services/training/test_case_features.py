@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from labelled_images import DEFINITION, PlainEncoder, case_of, dicom, picture, p
 
 from services.training.dataset.cases import Case, CaseImages, DatasetError
 from services.training.features.case_features import CaseEncoder, frame_choice
+from shared.vision.patch_lens import PatchLens
 
 
 def every(count: int) -> range:
@@ -106,6 +108,32 @@ def test_a_case_of_known_identity_is_not_even_read_again(tmp_path: Path):
     assert len(reads) == 1
     assert first.subgroup == again.subgroup == {"sex": "F"}
     assert first.object_hashes == again.object_hashes
+
+
+class PatchEncoder(PlainEncoder):
+    """Gives nine patches of a frame too."""
+
+    def encode(self, frames, /):
+        features = super().encode(frames)
+        cells = np.repeat(features.joined()[:, None, : self.dim], 9, axis=1) * np.linspace(0.5, 1.5, 9)[:, None]
+        return replace(features, patches=cells.astype(np.float32))
+
+
+def test_a_lens_reads_what_was_kept_with_patches_without_encoding_again(tmp_path: Path):
+    encoder, rng = PatchEncoder(), np.random.default_rng(5)
+    lens = PatchLens(rng.normal(size=(2, encoder.dim)).astype(np.float32), np.zeros(2, np.float32))
+    CaseEncoder(encoder, tmp_path, keep_patches=True).encode([volume()], choose=every)
+    assert encoder.frames_encoded == 6
+    (kept,) = CaseEncoder(encoder, tmp_path, lens=lens).encode([volume()], choose=every)
+    assert encoder.frames_encoded == 6
+    assert kept.patches is None
+    (fresh,) = CaseEncoder(encoder, None, lens=lens).encode([volume()], choose=every)
+    np.testing.assert_allclose(kept.joined, fresh.joined, rtol=5e-3, atol=5e-3)  # patches are kept in half precision
+    assert kept.joined.shape == (6, 64 + lens.columns)
+    plain = PatchLens(-lens.weight, lens.bias)
+    (other,) = CaseEncoder(encoder, tmp_path, lens=plain).encode([volume()], choose=every)
+    assert not np.allclose(other.joined, kept.joined)
+    assert other.pixel_hashes == fresh.pixel_hashes
 
 
 def test_the_cache_holds_no_identity(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,19 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path: Path):
         "modality, 1 DICOM files without a preamble, 1 DICOM files without an image, 1 files beside the class "
         "folders, 1 files that are no images"
     )
+
+
+def test_a_value_that_breaks_its_rules_gives_no_warning_that_would_quote_it(tmp_path: Path):
+    fill(tmp_path, without="spot")
+    whole = mr("1.2.1", "1.2", InstanceNumber="12")
+    broken = whole.replace(b"IS\x02\x0012", b"IS\x02\x001x")
+    assert broken != whole
+    write(tmp_path / "spot" / "a.dcm", broken)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        (case,) = [case for case in folder_dataset(tmp_path, DEFINITION).cases if case.label == "spot"]
+    assert case.study == "1.2"
+    assert told == []
 
 
 @pytest.mark.parametrize("suffix", [".bmp", ".TIF", ".tiff", ".webp", ".gif"])

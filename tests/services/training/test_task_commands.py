@@ -165,11 +165,19 @@ def test_a_head_that_knows_nothing_is_kept_and_not_promoted(tasks: Path, definit
 
 
 def test_an_origin_is_needed_and_only_one(tasks: Path, definition: Path):
-    for words in ([], ["--archive", "--phantom"], ["--archive"]):
-        with pytest.raises(ConfigurationError, match=r"one of --from|needs --labels|no phantom recipe"):
+    for words in ([], ["--archive", "--phantom"]):
+        with pytest.raises(ConfigurationError, match=r"one of --from|no phantom recipe"):
             run("train", "shapes", "--definition", definition, *words)
     with pytest.raises(ConfigurationError, match="is of the task shapes, not other"):
         run("train", "other", "--definition", definition, "--from", ".")
+
+
+def test_an_archive_without_labels_says_how_to_give_some(
+    tasks: Path, definition: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SIMILIS_ARCHIVE__URL", str(tmp_path / "archive"))
+    with pytest.raises(ConfigurationError, match=r"no archived study has a label for shapes.*docs/labels\.md"):
+        run("train", "shapes", "--definition", definition, "--archive")
 
 
 def test_an_unknown_task_cannot_be_promoted(tasks: Path):
