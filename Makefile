@@ -14,7 +14,7 @@ help:
 	@echo "make check         format, lint, types, import contracts, schemas"
 	@echo "make test-extras   install each service's extra alone and run its tests"
 	@echo "make bench-listener  measure the listener beside Orthanc and storescp (ARGS='--quick')"
-	@echo "make bench-embedder  measure file to embedding beside the stock pipeline (ARGS='--quick', '--soak 20000')"
+	@echo "make bench-embedder  measure file to embedding beside the stock pipeline (ARGS='--quick', '--models none --soak 20000')"
 	@echo "make bench-tasks   measure every task's head and write docs/tasks.md (ARGS='--studies 60')"
 	@echo "make bench-explainer  measure ViT-CX beside a plain transcription of the published procedure"
 	@echo "make fuzz          at least 20,000 cases against the listener"
