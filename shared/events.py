@@ -244,7 +244,7 @@ class FrameReference(EventModel):
 
     series_instance_uid: Uid
     sop_instance_uid: Uid
-    frame_number: PositiveInt = Field(description="Counts from 1.")
+    frame_number: PositiveInt = Field(le=10**7, description="Counts from 1.")
 
 
 class Faithfulness(EventModel):
@@ -321,15 +321,16 @@ class ExplanationRequested(Event):
 
     event_type: ClassVar[str] = "similis.explanation.requested.v1"
 
+    revision: PositiveInt = Field(le=10**9, description="Of the diagnosis.")
     task: TaskName
     diagnosis_event_id: UUID = Field(description="The diagnosis to explain.")
-    label: str | None = Field(default=None, description="The class to explain; null: the predicted one.")
-    frames: tuple[FrameReference, ...] = Field(default=(), max_length=64, description="Empty: the evidence frames.")
+    label: str | None = Field(default=None, max_length=64, description="The class to explain; null: the predicted one.")
+    frames: tuple[FrameReference, ...] = Field(default=(), max_length=16, description="Empty: the evidence frames.")
 
     @classmethod
     def identify(cls, diagnosed: StudyDiagnosed, label: str | None, frames: Sequence[FrameReference]) -> UUID:
-        """This event's deterministic id: asking again for the same is the same request."""
-        asked = [f"{frame.sop_instance_uid}#{frame.frame_number}" for frame in frames]
+        """This event's deterministic id: asking again for the same, in whatever order, is the same request."""
+        asked = sorted({f"{frame.sop_instance_uid}#{frame.frame_number}" for frame in frames})
         return ids.event_id(cls.event_type, str(diagnosed.event_id), label or "", *asked)
 
 

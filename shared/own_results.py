@@ -7,9 +7,10 @@ embedded, judged or explained, or each round trip would bring forth the next.
 from __future__ import annotations
 
 import io
-from typing import Final
+from typing import Any, Final
 
-from pydicom import dcmread
+from pydicom.filereader import read_partial
+from pydicom.tag import Tag
 from pydicom.uid import (
     Comprehensive3DSRStorage,
     ComprehensiveSRStorage,
@@ -21,9 +22,13 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
+from shared.pixels.deflated import deflated_object
+from shared.pixels.limits import PixelLimits
+
 MODEL_NAME: Final = "Similis explainer"
 """Manufacturer's Model Name (0008,1090) of every result."""
 
+_MODEL_NAME: Final = Tag("ManufacturerModelName")
 _SOP_CLASSES: Final = frozenset(
     {
         ParametricMapStorage,
@@ -46,7 +51,8 @@ def may_be_own_result(sop_class_uid: str) -> bool:
 def is_own_result(data: bytes) -> bool:
     """Whether a Part 10 file says that Similis made it; False if it cannot be read."""
     try:
-        ds = dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=["ManufacturerModelName"])
+        file: Any = deflated_object(data, PixelLimits()) or io.BytesIO(data)
+        ds = read_partial(file, stop_when=lambda tag, _vr, _length: tag > _MODEL_NAME, specific_tags=[_MODEL_NAME])
         return str(ds.get("ManufacturerModelName", "")).strip() == MODEL_NAME
     except Exception:  # noqa: BLE001  (pydicom raises anything on damaged files, which the survey reports by itself)
         return False

@@ -18,7 +18,15 @@ from services.explainer.make_maps import MakeMaps, MapOrder
 from services.explainer.ports import Outbox
 from shared import events
 from shared.archive import Archive, diagnosis_key, explanation_key, explanation_request_key
-from shared.errors import ModelMismatchError, NotExplainableError, PermanentError
+from shared.errors import (
+    ArchiveObjectCorruptError,
+    ArchiveObjectMissingError,
+    MalformedEventError,
+    ModelMismatchError,
+    NotExplainableError,
+    PermanentError,
+    TransientError,
+)
 from shared.events import Decision, EvidenceFrame, ExplanationRequested, StudyDiagnosed, StudyExplained
 from shared.explanation_failure import ExplanationFailure
 from shared.vision.tasks import ExplainPolicy, Task
@@ -63,19 +71,26 @@ class ExplainStudy:
         """The event to publish of what somebody asked for. Takes seconds to minutes.
 
         Raises:
+            MalformedEventError: its id is not that of what it asks.
             PermanentError: as above, or another diagnosis has taken the place of the one that was meant. The archive
-                then tells the one who asked.
+                then tells the one who asked, if it holds the question.
             TransientError: as above.
         """
         try:
             return self._fulfil(self._order_of(asked))
-        except PermanentError as error:
-            failure = ExplanationFailure(request_id=asked.event_id, asked_at=asked.occurred_at, reason=str(error))
-            key = explanation_request_key(
-                asked.study_instance_uid, asked.revision, asked.task, asked.event_id, "failed"
-            )
-            self.archive.put(key, failure.model_dump_json(indent=2).encode())
+        except TransientError:
             raise
+        except Exception as error:
+            self._tell(asked, error)
+            raise
+
+    def _tell(self, asked: ExplanationRequested, error: Exception) -> None:
+        """Note why nothing came of a request, if it is one that the archive knows."""
+        place = (asked.study_instance_uid, asked.revision, asked.task, asked.event_id)
+        if self.archive.exists(explanation_request_key(*place, "asked")):
+            failure = ExplanationFailure(request_id=asked.event_id, asked_at=asked.occurred_at, reason=_why(error))
+            key = explanation_request_key(*place, "failed")
+            self.archive.put(key, failure.model_dump_json(indent=2).encode())
 
     def _order_of(self, asked: ExplanationRequested) -> MapOrder:
         key = diagnosis_key(asked.study_instance_uid, asked.revision, asked.task)
@@ -85,11 +100,14 @@ class ExplainStudy:
             raise ModelMismatchError(f"{key} is not a diagnosis: {error.error_count()} errors") from error
         if diagnosed.event_id != asked.diagnosis_event_id:
             raise ModelMismatchError("another diagnosis has taken the place of the one that was to be explained")
+        # Whoever may write to the topic must not put another answer under somebody's request.
+        if asked.event_id != ExplanationRequested.identify(diagnosed, asked.label, asked.frames):
+            raise MalformedEventError("the request's id is not that of what it asks")
         label = asked.label or diagnosed.label
         if label is None:
             raise NotExplainableError("the diagnosis names no class, and no other was asked for")
         task = self._task_of(diagnosed, label)
-        frames = asked.frames or diagnosed.evidence[: task.definition.explain.max_frames]
+        frames = tuple(dict.fromkeys(asked.frames)) or diagnosed.evidence[: task.definition.explain.max_frames]
         if not frames:
             raise NotExplainableError("the diagnosis names no evidence frame, and no other was asked for")
         summary_key = explanation_request_key(
@@ -112,7 +130,7 @@ class ExplainStudy:
         return task
 
     def _fulfil(self, order: MapOrder) -> StudyExplained:
-        event_id = StudyExplained.identify(order.diagnosed, self.make.explainer.variant, order.request_id)
+        event_id = StudyExplained.identify(order.diagnosed, self.make.variant(order.task), order.request_id)
         if (earlier := self._earlier(order.summary_key)) is not None and earlier.event_id == event_id:
             metrics.STUDIES.labels(order.task.name, "repeated").inc()
             return earlier
@@ -155,6 +173,15 @@ class ExplainStudy:
     @property
     def _backbone_id(self) -> str:
         return self.make.explainer.backbone_id
+
+
+def _why(error: Exception) -> str:
+    """For the one who asked: no archive key, no text of a library."""
+    if isinstance(error, ArchiveObjectMissingError):
+        return "something that is needed is not in the archive"
+    if isinstance(error, ArchiveObjectCorruptError):
+        return "something that is needed is not as it was archived"
+    return str(error) if isinstance(error, PermanentError) else "an error of the explainer; its log has it"
 
 
 def wanted_frames(diagnosed: StudyDiagnosed, policy: ExplainPolicy) -> Sequence[EvidenceFrame]:

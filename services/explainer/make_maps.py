@@ -88,7 +88,8 @@ class MakeMaps:
             PermanentError: no frame can be explained; this is why the first cannot.
             ArchiveUnavailableError: the archive does not answer.
         """
-        sources, errors = self._read_all(order)
+        objects: dict[str, bytes] = {}
+        sources, errors = self._read_all(order, objects)
         started = time.perf_counter()
         outcomes = self.explainer.explain_all([source.request for source in sources])
         each = (time.perf_counter() - started) / max(1, len(sources))
@@ -105,17 +106,22 @@ class MakeMaps:
         return MadeMaps(
             maps=tuple(stored for _, stored in made),
             failed=tuple(_failed(order.frames[rank - 1], error) for rank, error in sorted(errors.items())),
-            objects=self._key_objects(order, made[0][0]),
+            objects=self._key_objects(order, made[0][0], objects),
         )
 
-    def _read_all(self, order: MapOrder) -> tuple[list[_Source], dict[int, PermanentError]]:
+    def variant(self, task: Task) -> str:
+        """What shapes the results of a task, besides diagnosis, frame and class: others are made anew."""
+        return "|".join((self.explainer.variant, self.trust.variant(task), self.files.variant))
+
+    def _read_all(self, order: MapOrder, objects: dict[str, bytes]) -> tuple[list[_Source], dict[int, PermanentError]]:
+        """Every frame that can be read; `objects` takes what was fetched, each object once."""
         sources: list[_Source] = []
         errors: dict[int, PermanentError] = {}
         study, head = order.diagnosed.study_instance_uid, order.task.head
         for rank, frame in enumerate(order.frames, start=1):
             started = time.perf_counter()
             key = instance_key(study, frame.series_instance_uid, frame.sop_instance_uid)
-            data = self.archive.get(key)
+            data = objects[key] if key in objects else objects.setdefault(key, self.archive.get(key))
             try:
                 pixels = self._frame(data, frame.frame_number)
             except UndecodablePixelsError as error:
@@ -158,14 +164,16 @@ class MakeMaps:
             explanation=outcome,
             trust=trust,
             seconds=seconds,
+            variant=self.explainer.variant,
+            request_id=order.request_id,
         )
 
-    def _key_objects(self, order: MapOrder, first: MadeMap) -> tuple[ResultObject, ...]:
+    def _key_objects(self, order: MapOrder, first: MadeMap, objects: dict[str, bytes]) -> tuple[ResultObject, ...]:
         """The evidence frames as a Key Object Selection; not for a request, which has no evidence of its own."""
         if not self.files.dicom or order.request_id is not None:
             return ()
         try:
-            frames = [source_frame(source_header(data), number) for data, number in self._evidence(order.diagnosed)]
+            frames = [source_frame(source_header(data), number) for data, number in self._evidence(order, objects)]
             selection = key_objects(frames, explained_frame(first))
         except ValueError as error:
             metrics.OBJECTS_REFUSED.labels(order.task.name).inc()
@@ -173,11 +181,11 @@ class MakeMaps:
             return ()
         return (self.files.store(order.diagnosed, "evidence", selection),)
 
-    def _evidence(self, diagnosed: StudyDiagnosed) -> Iterator[tuple[bytes, int]]:
-        for frame in diagnosed.evidence:
-            key = instance_key(diagnosed.study_instance_uid, frame.series_instance_uid, frame.sop_instance_uid)
+    def _evidence(self, order: MapOrder, objects: dict[str, bytes]) -> Iterator[tuple[bytes, int]]:
+        for frame in order.diagnosed.evidence:
+            key = instance_key(order.diagnosed.study_instance_uid, frame.series_instance_uid, frame.sop_instance_uid)
             try:
-                yield self.archive.get(key), frame.frame_number
+                yield objects[key] if key in objects else self.archive.get(key), frame.frame_number
             except ArchiveObjectMissingError:
                 log.warning("%s, an evidence frame's object, is not in the archive", key)
 

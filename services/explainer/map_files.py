@@ -13,6 +13,7 @@ import io
 import logging
 from dataclasses import dataclass
 from importlib.metadata import version
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,8 @@ class MadeMap:
         explanation: The map.
         trust: How far it can be trusted.
         seconds: What it took: reading, explaining, trusting.
+        variant: What shaped it, of `FrameExplainer.variant`.
+        request_id: Of the request; None: the task's policy.
     """
 
     diagnosed: StudyDiagnosed
@@ -64,6 +67,8 @@ class MadeMap:
     explanation: FrameExplanation
     trust: Trust
     seconds: dict[str, float]
+    variant: str
+    request_id: UUID | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,11 @@ class MapFiles:
     style: OverlayStyle
     dicom: bool
     region_share: float
+
+    @property
+    def variant(self) -> str:
+        """What shapes the files of a map."""
+        return f"{self.style}|{self.dicom}|{self.region_share}|{version('similis')}"
 
     def write(self, made: MadeMap) -> ExplanationMap:
         """Store everything of one map.
@@ -186,6 +196,8 @@ def explained_frame(made: MadeMap) -> ExplainedFrame:
         reliability_reason=made.trust.reason,
         faithfulness=made.trust.faithfulness,
         parameters=made.explanation.parameters,
+        variant=made.variant,
+        request_id=made.request_id,
     )
 
 

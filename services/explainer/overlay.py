@@ -90,11 +90,12 @@ def draw_overlay(
     if most < low + style.span:
         below.append(f"The map rises by less than {style.span:g} above its mean: it hardly tells places apart.")
     if trust is not None:
-        if flagged:
-            above.append(f"NOT RELIABLE: {trust.reason}")
+        if trust.reliability is not Reliability.CHECKED:
+            above.append(f"{'NOT RELIABLE' if flagged else 'RELIABILITY UNKNOWN'}: {trust.reason}")
         if trust.faithfulness is not None:
             below.append(_faithfulness(trust.faithfulness))
-    return Overlay(_png(_page(picture, above, below, scale, warned=flagged)), scale)
+    warned = trust is not None and trust.reliability is not Reliability.CHECKED
+    return Overlay(_png(_page(picture, above, below, scale, warned=warned)), scale)
 
 
 def _about(explanation: FrameExplanation, label: str, least: float, most: float) -> str:

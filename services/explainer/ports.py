@@ -86,6 +86,9 @@ class Trust:
 class TrustMeasure(Protocol):
     """Measures maps. A call costs as many forward passes as a map does."""
 
+    def variant(self, task: Task) -> str:
+        """What shapes the outcome for a task, besides the map."""
+
     def __call__(self, request: FrameRequest, made: FrameExplanation, task: Task) -> Trust:
         """What can be said of a map. The same arguments give the same.
 

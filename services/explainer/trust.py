@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -32,6 +33,11 @@ class MeasuredTrust:
     scorer: Callable[[LinearHead], Scorer]
     faithfulness: FaithfulnessParameters | None
     progress: Callable[[], None] = lambda: None
+
+    def variant(self, task: Task) -> str:
+        """See `ports.TrustMeasure`."""
+        reference = "" if task.explain_reference is None else task.explain_reference.model_dump_json()
+        return f"{self.faithfulness}|{hashlib.sha256(reference.encode()).hexdigest()[:16]}"
 
     def __call__(self, request: FrameRequest, made: FrameExplanation, task: Task) -> Trust:
         """See `ports.TrustMeasure`."""

@@ -116,7 +116,7 @@ def build_parts(
         tasks=tasks,
         labels=LabelStore(archive, query.label_records_max, query.label_places_max),
         definitions={definition.name: definition for definition in definitions},
-        explanations=Explanations(archive, publisher or NoPublisher()),
+        explanations=Explanations(archive, publisher or NoPublisher(), query.explanation_requests_max),
         readers=workers(query.workers),
         decoders=workers(query.decoders),
         encoders=workers(query.encoders),

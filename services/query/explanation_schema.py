@@ -44,7 +44,7 @@ class ExplanationRequest(BaseModel):
     task: TaskName
     label: str | None = Field(default=None, max_length=64, description="One of the task's; unset: the predicted one.")
     frames: tuple[FrameChoice, ...] = Field(
-        default=(), max_length=64, description="Unset: the frames that weighed most. The service caps their number."
+        default=(), max_length=16, description="Unset: the frames that weighed most. The service caps their number."
     )
 
 

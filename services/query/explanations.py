@@ -17,12 +17,16 @@ from pydantic import ValidationError
 from services.query.catalogue import StudyFile
 from shared import events
 from shared.archive import Archive, explanation_request_key
-from shared.errors import ArchiveObjectMissingError, BrokerUnavailableError
+from shared.errors import ArchiveObjectMissingError, BrokerUnavailableError, SimilisError
 from shared.events import Event, ExplanationRequested, FrameReference, StudyDiagnosed, StudyExplained
 from shared.explanation_failure import ExplanationFailure
 from shared.topics import EXPLANATION_REQUESTED
 
 log = logging.getLogger(__name__)
+
+
+class TooManyRequestsError(SimilisError):
+    """A study has as many requests for maps as it may have."""
 
 
 class Publisher(Protocol):
@@ -56,6 +60,7 @@ class Explanations:
 
     archive: Archive
     publisher: Publisher
+    requests_max: int
 
     async def publish(self, asked: ExplanationRequested) -> None:
         """Send a request that `keep` keeps to the explainer; a repeat makes no second map.
@@ -69,6 +74,7 @@ class Explanations:
         """Note a request durably, and tell what is known of it already. Asked again after a failure, it is new.
 
         Raises:
+            TooManyRequestsError: the study has as many as it may have.
             ArchiveUnavailableError: the archive does not answer.
         """
         asked = ExplanationRequested(
@@ -85,6 +91,8 @@ class Explanations:
         earlier = self._asked(key)
         if earlier is not None and (known := self._answer(earlier)).state != "failed":
             return known
+        if earlier is None and self._count(diagnosed.study_instance_uid) >= self.requests_max:
+            raise TooManyRequestsError(f"at most {self.requests_max} requests are taken for one study")
         self.archive.put(key, asked.model_dump_json(indent=2).encode())
         return self._answer(asked)
 
@@ -108,10 +116,14 @@ class Explanations:
         except (ArchiveObjectMissingError, ValidationError):
             return None
 
+    def _count(self, study: str) -> int:
+        return sum(key.endswith(".asked.json") for key in self.archive.list(f"explanations/{study}"))
+
     def _answer(self, asked: ExplanationRequested) -> Answer:
         try:
             found = StudyExplained.model_validate_json(self.archive.get(_key(asked, "explained")))
-            return Answer(asked, "explained", explained=found)
+            if found.label == asked.label:
+                return Answer(asked, "explained", explained=found)
         except (ArchiveObjectMissingError, ValidationError):
             pass  # not yet
         try:

@@ -47,7 +47,10 @@ class QuerySection(Section):
     catalogue_recheck_s: NonNegativeFloat = Field(
         30.0, description="A listed study's documents are read again after this, even if no key of it changed."
     )
-    explanation_frames_max: PositiveInt = Field(8, le=64, description="Most frames in one request for saliency maps.")
+    explanation_frames_max: PositiveInt = Field(8, le=16, description="Most frames in one request for saliency maps.")
+    explanation_requests_max: PositiveInt = Field(
+        64, description="Most different requests for saliency maps of one study; more are answered with 409."
+    )
     writable: bool = Field(
         True, description="Take labels and requests for maps, which are kept in the archive; false answers 403."
     )

@@ -83,10 +83,10 @@ class Courier:
                 metrics.FAILURES.labels(self._name, "archive").inc()
                 log.warning("delivery %s waits for the archive: %s", turn.delivery.id, error)
                 self._later(turn.delivery, self._section.retry_s, turn.sent)
-            except Exception:
-                # A bug must not end all deliveries; this one is tried again, and is on record.
+            except Exception as error:
+                # A bug must not end all deliveries.
                 log.exception("delivery %s to %s", turn.delivery.id, self._name)
-                self._later(turn.delivery, self._section.retry_max_s, turn.sent)
+                self._stumbled(turn, error)
 
     def _next(self) -> _Turn | None:
         """Wait for the next turn; None once it is time to stop."""
@@ -151,6 +151,16 @@ class Courier:
             self._later(again, 0.0)
         else:
             self._later(again, self._pause_s(delivery.attempts))
+
+    def _stumbled(self, turn: _Turn, error: Exception) -> None:
+        """Note an error that nobody foresaw as a failed try. Its text stays in the log: it may quote anything."""
+        if turn.sent is not None and turn.sent.transaction is not None:
+            self._send.transactions.forget(turn.sent.transaction)
+        try:
+            self._failed(turn.delivery, DeliveryError("unexpected", f"{type(error).__name__}, see the log"))
+        except Exception:
+            log.exception("delivery %s to %s: the failure is not on record", turn.delivery.id, self._name)
+            self._later(turn.delivery, self._section.retry_max_s)
 
     def _pause_s(self, failures: int) -> float:
         return float(min(self._section.retry_s * 2.0 ** min(failures, 30), self._section.retry_max_s))

@@ -8,7 +8,7 @@ from prometheus_client import Counter, Gauge
 
 # How deliveries ended: committed (Storage Commitment), stored (without it) or dead-lettered.
 DELIVERIES: Final = Counter("similis_delivery_deliveries_total", "Deliveries ended.", ["destination", "outcome"])
-# Tries that failed: unreachable, refused, not-committed, no-report or archive.
+# Tries that failed: unreachable, refused, not-committed, no-report, archive or unexpected (a bug: see the log).
 FAILURES: Final = Counter("similis_delivery_failed_tries_total", "Tries that failed.", ["destination", "reason"])
 OBJECTS: Final = Counter("similis_delivery_objects_total", "Objects stored by C-STORE, repeats too.", ["destination"])
 # Objects left out of a delivery because the destination takes no objects of their SOP class.

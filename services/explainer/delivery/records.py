@@ -23,6 +23,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, NonNegativeInt, Valid
 from services.explainer.delivery.settings import Destination
 from shared import events
 from shared.archive import Archive
+from shared.errors import ArchiveObjectMissingError
 from shared.events import ResultObject, StudyExplained
 from shared.ids import NAMESPACE
 
@@ -110,10 +111,16 @@ class DeliveryRecords:
         today = self.now().date()
         oldest: date | None = None
         for stem in self._unfinished(today):
-            day = date.fromisoformat(stem.split("/")[1])
+            try:
+                day = date.fromisoformat(stem.split("/")[1])
+            except ValueError:
+                log.warning("%s.pending.json is in no day's folder; it is left alone", stem)
+                continue
             oldest = min(oldest or day, day)
             try:
                 yield Delivery.model_validate_json(self.archive.get(f"{stem}.pending.json"))
+            except ArchiveObjectMissingError:
+                log.warning("%s.pending.json was deleted meanwhile", stem)
             except ValidationError:
                 log.error("%s.pending.json is not readable; it is left alone", stem)  # noqa: TRY400
         mark = _Mark(finished_before=min(oldest or today, today - _MARK_LAG))

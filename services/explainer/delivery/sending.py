@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
@@ -24,7 +25,7 @@ from services.explainer.delivery import metrics
 from services.explainer.delivery.settings import ClientTls, DeliverySection, Destination
 from services.explainer.delivery.transactions import Transaction, Transactions
 from shared.archive import Archive
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, PermanentError
 from shared.events import ResultObject
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,10 @@ class DeliveryError(Exception):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.is_unreachable = is_unreachable
+
+
+class WrongObjectError(PermanentError):
+    """The archive does not hold the object that the record names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,10 @@ class SendObjects:
             DeliveryError: the destination does not have them all.
             ArchiveUnavailableError: an object cannot be read just now.
             ArchiveObjectMissingError: an object is not in the archive any more.
+            WrongObjectError: the archive holds another object in its place; nothing has been sent.
         """
+        for one in objects:
+            self._read(one, header_only=True)
         association = self._associate({one.sop_class_uid for one in objects})
         try:
             return self._send(association, objects, reported)
@@ -124,7 +132,7 @@ class SendObjects:
         return Sent(not_taken, self._ask(association, taken, reported) if asks else None)
 
     def _store(self, association: Association, one: ResultObject) -> None:
-        ds = dcmread(io.BytesIO(self.archive.get(one.key)))
+        ds = self._read(one)
         try:
             with _waiting_alone(association):
                 answer = association.send_c_store(ds)
@@ -135,6 +143,16 @@ class SendObjects:
         if answer.Status not in _STORED:
             raise DeliveryError("refused", f"{one.kind}: C-STORE status 0x{answer.Status:04X}")
         metrics.OBJECTS.labels(self.destination.name).inc()
+
+    def _read(self, one: ResultObject, *, header_only: bool = False) -> Dataset:
+        """An object as archived. Under the UID of another it would be committed, and be wrong for good."""
+        try:
+            ds = dcmread(io.BytesIO(self.archive.get(one.key)), stop_before_pixels=header_only)
+        except InvalidDicomError as error:
+            raise WrongObjectError(f"{one.key} is no DICOM object") from error
+        if (found := str(ds.get("SOPInstanceUID", ""))) != one.sop_instance_uid:
+            raise WrongObjectError(f"{one.key} holds {found or 'no SOP instance'}, not {one.sop_instance_uid}")
+        return ds
 
     def _ask(
         self, association: Association, objects: Sequence[ResultObject], reported: Callable[[Transaction], None]

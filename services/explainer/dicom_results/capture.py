@@ -23,6 +23,7 @@ from services.explainer.dicom_results.vocabulary import (
     SERIAL_NUMBER,
     description,
     flagged_notice,
+    full_notice,
     text,
 )
 from shared.events import ResultKind
@@ -62,7 +63,7 @@ def secondary_capture(source: SourceFrame, facts: ExplainedFrame, overlay_png: b
     built["PatientOrientation"].value = ""
     built.ConversionType = "WSD"
     built.ImageType = ["DERIVED", "SECONDARY"]
-    words = f"{flagged_notice(facts)}. {facts.reliability_reason} {facts.method} map for {facts.label} ({facts.task})"
+    words = f"{full_notice(facts)}. {facts.reliability_reason} {facts.method} map for {facts.label} ({facts.task})"
     built.ImageComments = text(words, 10240)
     # Words over the pixels name a class, never a patient; what was burned into the source is still there.
     if source.ds.get("BurnedInAnnotation"):

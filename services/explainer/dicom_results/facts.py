@@ -39,7 +39,9 @@ class ExplainedFrame:
         reliability: Whether the map's range is above that of random weights.
         reliability_reason: Why, in plain words.
         faithfulness: None if it was not measured.
-        parameters: What else reproduces the map, by name.
+        parameters: What else is known of how the map was made, outcomes too, by name: for the report, in no UID.
+        variant: Method, mode and parameters as they were set, and no outcome: one string, the same wherever it runs.
+        request_id: Of the request that asked for the map; None: the task's policy did.
     """
 
     diagnosis_event_id: UUID
@@ -64,6 +66,8 @@ class ExplainedFrame:
     faithfulness: Faithfulness | None = None
     hashes: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, object] = field(default_factory=dict)
+    variant: str = ""
+    request_id: UUID | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no object could be dated, numbered or measured by."""

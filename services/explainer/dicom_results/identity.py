@@ -1,9 +1,10 @@
 """Deterministic UIDs, numbers and dates: the same diagnosis, frame, model and mode give the same objects.
 
-UIDs are UUID-derived (PS3.5 section B.2). What an object says and may change between two runs on the same frame
-is in its UID: the diagnosis (its event id stands for study, revision, task, backbone, head and rules), class,
-method, mode, seed, parameters, reliability and the version of the software. The values of the map are not: two
-machines may round differently, and still it is the same result.
+UIDs are UUID-derived (PS3.5 section B.2), from what goes into a map: the diagnosis (its event id stands for study,
+revision, task, backbone, head and rules), request, frame and its rank, class, method, mode, variant, seed, and the
+version of the software. What comes out is in none: two machines may round differently, and still it is the same
+result. The one outcome that is there is reliability. It is in the description of a whole series; and a PACS that has
+an object ignores another of the same UID, so a map found unreliable later would stay there without its flag.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from services.explainer.dicom_results.facts import ExplainedFrame
 from shared.events import ResultKind
 from shared.ids import NAMESPACE
 
-RECIPE_VERSION: Final = 1
+RECIPE_VERSION: Final = 2
 """Part of every UID: raise it when what these modules write changes."""
 
 IMPLEMENTATION_CLASS_UID: Final = UID(f"2.25.{uuid5(NAMESPACE, 'implementation').int}")
@@ -35,22 +36,24 @@ SERIES_NUMBERS: Final = {kind: 9701 + index for index, kind in enumerate(ResultK
 
 def derived_uid(*facts: object) -> UID:
     """A UID made of `facts` alone."""
-    return UID(f"2.25.{uuid5(NAMESPACE, '|'.join(map(str, ('dicom-result', RECIPE_VERSION, *facts)))).int}")
+    # As JSON no text of one fact can pass for another's.
+    recipe = json.dumps(["dicom-result", RECIPE_VERSION, *map(str, facts)])
+    return UID(f"2.25.{uuid5(NAMESPACE, recipe).int}")
 
 
 def series_uid(facts: ExplainedFrame, kind: ResultKind) -> UID:
-    """Of the series that all frames of this diagnosis share. Its description says whether its maps are reliable."""
-    shared = (facts.diagnosis_event_id, facts.method, facts.mode, facts.software_version)
-    return derived_uid(*shared, kind, facts.reliability)
+    """Of the series that all frames of this diagnosis, or of this request, share."""
+    made_by = (facts.method, facts.mode, facts.variant, facts.software_version)
+    return derived_uid("series", facts.diagnosis_event_id, facts.request_id, *made_by, kind, facts.reliability)
 
 
 def instance_uid(facts: ExplainedFrame, source: Dataset, kind: ResultKind, *more: object) -> UID:
     """Of one object; `more` is what else it is made by."""
-    frame = (source.StudyInstanceUID, source.SOPInstanceUID, facts.frame_number)
-    model = (facts.backbone_id, facts.head_id, *(f"{name}={facts.hashes[name]}" for name in sorted(facts.hashes)))
-    map_of = (facts.label, facts.method, facts.mode, facts.seed, facts.reliability, facts.software_version)
-    settings = json.dumps(dict(facts.parameters), sort_keys=True, default=str)
-    return derived_uid(facts.diagnosis_event_id, *frame, *model, *map_of, settings, kind, *more)
+    asked = (facts.diagnosis_event_id, facts.request_id)
+    frame = (source.StudyInstanceUID, source.SOPInstanceUID, facts.frame_number, facts.rank)
+    model = (facts.backbone_id, facts.head_id, sorted(facts.hashes.items()))
+    map_of = (facts.label, facts.method, facts.mode, facts.variant, facts.seed, facts.software_version)
+    return derived_uid("instance", *asked, *frame, *model, *map_of, facts.reliability, kind, *more)
 
 
 def local_time(moment: datetime, source: Dataset) -> tuple[DA, TM]:

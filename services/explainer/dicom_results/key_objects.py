@@ -50,13 +50,13 @@ def key_objects(frames: Sequence[SourceFrame], facts: ExplainedFrame) -> DicomRe
             if by_object[uid].is_multiframe:
                 reference.ReferencedFrameNumber = numbers[uid]
     named = [f"{uid}:{number}" for uid, of_object in numbers.items() for number in of_object]
-    shared = (facts.diagnosis_event_id, facts.software_version, ResultKind.KEY_OBJECT_SELECTION)
+    shared = (facts.diagnosis_event_id, facts.task, facts.label, facts.software_version, "key objects")
     built = KeyObjectSelectionDocument(
         evidence=evidence,
         content=content,
-        series_instance_uid=derived_uid(*shared),
+        series_instance_uid=derived_uid("series", *shared),
         series_number=SERIES_NUMBERS[ResultKind.KEY_OBJECT_SELECTION],
-        sop_instance_uid=derived_uid(*shared, *named),
+        sop_instance_uid=derived_uid("instance", *shared, *named),
         instance_number=1,
         manufacturer=MANUFACTURER,
         manufacturer_model_name=MODEL_NAME,

@@ -43,7 +43,7 @@ from services.explainer.dicom_results.identity import (
     instance_uid,
     series_uid,
 )
-from services.explainer.dicom_results.segmentation import algorithm_parameters, tracking_id
+from services.explainer.dicom_results.segmentation import algorithm_inputs, tracking_id
 from services.explainer.dicom_results.source import SourceFrame
 from shared.events import Reliability, ResultKind
 
@@ -66,6 +66,7 @@ def report(
     map_range: tuple[float, float],
     region: DicomResult | None,
     pictures: Sequence[DicomResult],
+    region_share: float,
 ) -> DicomResult:
     """Write the report.
 
@@ -75,10 +76,9 @@ def report(
         map_range: Least and greatest value of the map in the frame.
         region: The SEG, if there is one.
         pictures: Other results that it refers to: Parametric Map, Secondary Capture.
+        region_share: The threshold of the SEG, also where there is none.
     """
-    uid = instance_uid(
-        facts, source.ds, ResultKind.MEASUREMENT_REPORT, *(picture.kind for picture in pictures), region is not None
-    )
+    uid = instance_uid(facts, source.ds, ResultKind.MEASUREMENT_REPORT, region_share)
     group = _group(source, facts, map_range, region, uid)
     content = group[0].ContentSequence
     content.extend(_comment(line) for line in statements(facts))
@@ -130,6 +130,8 @@ def statements(facts: ExplainedFrame) -> list[str]:
         f"{words.NOTICE}. Made by software, seen by nobody; not for diagnosis.",
         f"Reliability of the map: {verdict}. {facts.reliability_reason}",
     ]
+    if facts.request_id is not None:
+        lines.append(f"Made {words.ON_REQUEST} {facts.request_id}: no map that the task's policy chose.")
     if facts.classes:
         shares = "; ".join(f"{c.label} {c.probability:.4f}" for c in facts.classes)
         lines.append(f"Calibrated probabilities of the study, task {facts.task}: {shares}")
@@ -144,13 +146,14 @@ def _group(
     source: SourceFrame, facts: ExplainedFrame, map_range: tuple[float, float], region: DicomResult | None, uid: str
 ) -> Any:
     """TID 1410 of the region, or TID 1501 of the frame where there is no region."""
+    known = {**algorithm_inputs(facts), "masks": facts.mask_count, **facts.parameters}
     common: dict[str, Any] = {
         "tracking_identifier": TrackingIdentifier(uid=derived_uid(uid, "finding"), identifier=tracking_id(facts)),
         "finding_type": CodedConcept.from_code(words.finding_code(facts)),
         "algorithm_id": AlgorithmIdentification(
             name=words.text(facts.method),
             version=words.text(facts.software_version),
-            parameters=[f"{name}: {value}" for name, value in algorithm_parameters(facts).items()],
+            parameters=[f"{name}: {value}" for name, value in known.items()],
             family=codes.DCM.ArtificialIntelligence,
             manufacturer=words.MANUFACTURER,
         ),

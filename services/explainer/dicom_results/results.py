@@ -64,5 +64,5 @@ def frame_results(
     # A contour of a map that may say nothing would be read as a finding.
     if facts.reliability is Reliability.CHECKED and (inside := top_region(placed, region_share)).any():
         region = segmentation(source, facts, inside, region_share)
-    written = report(source, facts, (least, most), region, pictures)
+    written = report(source, facts, (least, most), region, pictures, region_share)
     return (*pictures, *([] if region is None else [region]), written)

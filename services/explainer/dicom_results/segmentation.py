@@ -63,7 +63,7 @@ def segmentation(source: SourceFrame, facts: ExplainedFrame, region: NDArray[np.
             family=codes.DCM.ArtificialIntelligence,
             version=text(facts.software_version),
             source=MANUFACTURER,
-            parameters={"json": json.dumps(algorithm_parameters(facts) | {"region_share": share}, sort_keys=True)},
+            parameters={"json": json.dumps(algorithm_inputs(facts) | {"region_share": share}, sort_keys=True)},
         ),
         tracking_uid=derived_uid(uid, "region"),
         tracking_id=tracking_id(facts),
@@ -95,14 +95,13 @@ def tracking_id(facts: ExplainedFrame) -> str:
     return text(f"{facts.task} {facts.label} frame {facts.frame_number}")
 
 
-def algorithm_parameters(facts: ExplainedFrame) -> dict[str, object]:
+def algorithm_inputs(facts: ExplainedFrame) -> dict[str, object]:
     """What reproduces the map, by name."""
     return {
         "backbone": facts.backbone_id,
         "head": facts.head_id,
         "mode": facts.mode,
         "seed": facts.seed,
-        "masks": facts.mask_count,
+        **({"variant": facts.variant} if facts.variant else {}),
         **{f"sha256 of {name}": value for name, value in facts.hashes.items()},
-        **facts.parameters,
     }

@@ -22,9 +22,13 @@ from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, MRImageStorage, SecondaryCaptureImageStorage
 
+from shared.errors import UndecodablePixelsError
+from shared.pixels.deflated import deflated_object
+from shared.pixels.limits import PixelLimits
 from shared.pixels.quiet import quiet
 
 _STAND_IN: Final = {True: MRImageStorage, False: SecondaryCaptureImageStorage}
+_LIMITS: Final = PixelLimits()
 _TOLERANCE: Final = 1e-3  # of unit vectors that 16 characters cannot hold exactly
 
 
@@ -101,16 +105,18 @@ class SourceFrame:
 
 
 @one_kind_of_error()
-def source_header(data: bytes) -> Dataset:
-    """The data set of a Part 10 file, without its pixels.
+def source_header(data: bytes, limits: PixelLimits = _LIMITS) -> Dataset:
+    """The data set of a Part 10 file, without its pixels. A deflated one is inflated up to its pixels only.
 
     Raises:
-        SourceError: it is none.
+        SourceError: it is none, or a deflated data set inflates beyond the limit.
     """
     try:
-        return dcmread(io.BytesIO(data), stop_before_pixels=True)
+        return dcmread(deflated_object(data, limits) or io.BytesIO(data), stop_before_pixels=True)
     except InvalidDicomError as error:
         raise SourceError("not a DICOM file") from error
+    except UndecodablePixelsError as error:  # of a deflated data set
+        raise SourceError(str(error)) from error
 
 
 @one_kind_of_error()

@@ -14,6 +14,7 @@ from shared.events import Reliability, ResultKind
 from shared.own_results import MODEL_NAME as MODEL_NAME
 
 NOTICE: Final = "RESEARCH USE ONLY"
+ON_REQUEST: Final = "ON REQUEST"
 _FLAGS: Final = {
     Reliability.CHECKED: "",
     Reliability.NOT_RELIABLE: "NOT RELIABLE",
@@ -73,14 +74,19 @@ def flagged_notice(facts: ExplainedFrame) -> str:
     return " - ".join(filter(None, (NOTICE, _FLAGS[facts.reliability])))
 
 
+def full_notice(facts: ExplainedFrame) -> str:
+    """The same, and whether somebody asked for the map: it is none that the task's policy chose."""
+    return flagged_notice(facts) + ("" if facts.request_id is None else f" - {ON_REQUEST}")
+
+
 def description(facts: ExplainedFrame, what: str) -> str:
-    """A Series Description: research use first, then whether the map is reliable, then what it is."""
-    return text(f"{flagged_notice(facts)} - {what}, {facts.task}")
+    """A Series Description: research use first, then whether the map is reliable, who wanted it, what it is."""
+    return text(f"{full_notice(facts)} - {what}, {facts.task}")
 
 
 def content_description(facts: ExplainedFrame, what: str) -> str:
     """A Content Description: the same, of one object."""
-    return text(f"{flagged_notice(facts)}: {facts.method} {what} for {facts.label}")
+    return text(f"{full_notice(facts)}: {facts.method} {what} for {facts.label}")
 
 
 def text(value: str, longest: int = 64) -> str:

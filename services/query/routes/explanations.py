@@ -10,11 +10,14 @@ from fastapi import APIRouter, Response
 from services.query import views
 from services.query.catalogue import StudyFile
 from services.query.explanation_schema import Explanation, ExplanationRequest
-from services.query.explanations import Answer
+from services.query.explanations import Answer, TooManyRequestsError
 from services.query.parts import Parts, Ready
 from services.query.problems import READ_ONLY, Problem, described
 from shared.events import FrameReference, StudyDiagnosed
 from shared.ids import Uid
+from shared.labels.rules import takes
+from shared.manifest import InstanceEntry, SeriesEntry
+from shared.own_results import is_own_result, may_be_own_result
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -24,7 +27,10 @@ ASKED: Final[Responses] = {
     **READ_ONLY,
     200: {"description": "The maps are there already.", "model": Explanation},
     202: {"description": "The explainer was asked; see `url`.", "model": Explanation},
-    409: described("No task of this name has judged the study, or the diagnosis has no class and none was named."),
+    409: described(
+        "No task of this name has judged the study, the diagnosis has no class and none was named, the study mixes "
+        "patients, or it has as many requests as it may have."
+    ),
 }
 
 
@@ -40,9 +46,14 @@ async def ask(request: ExplanationRequest, parts: Ready, response: Response) -> 
     diagnosed = next((found for found in file.record.diagnoses if found.task == request.task), None)
     if diagnosed is None:
         raise Problem(409, "not-diagnosed", "No task of this name has judged the study.")
+    if file.manifest.mixed_patients:
+        raise Problem(409, "mixed-patients", "The study's objects name different patients.")
     label = _label(parts, diagnosed, request.label)
-    frames = _frames(parts, file, request)
-    known = await parts.readers.run(lambda: parts.explanations.keep(diagnosed, label, frames))
+    frames = await parts.readers.run(lambda: _frames(parts, file, request))
+    try:
+        known = await parts.readers.run(lambda: parts.explanations.keep(diagnosed, label, frames))
+    except TooManyRequestsError as error:
+        raise Problem(409, "too-many-requests", "The study has as many requests for maps as it may have.") from error
     if known.state == "explained":
         response.status_code = 200
     else:
@@ -81,6 +92,8 @@ def _frames(parts: Parts, file: StudyFile, request: ExplanationRequest) -> tuple
         found = file.instance(choice.sop_instance_uid)
         if found is None or choice.frame_number > found[1].number_of_frames:
             raise Problem(422, "unknown-frame", "The study has no such frame.")
+        if not _is_judged(parts, request.task, *found):
+            raise Problem(422, "not-taken", "The task judges no image like this.")
         frames.append(
             FrameReference(
                 series_instance_uid=found[0].series_instance_uid,
@@ -89,6 +102,14 @@ def _frames(parts: Parts, file: StudyFile, request: ExplanationRequest) -> tuple
             )
         )
     return tuple(dict.fromkeys(frames))
+
+
+def _is_judged(parts: Parts, task: str, series: SeriesEntry, instance: InstanceEntry) -> bool:
+    """Whether the task may be asked about an object: not about a scout, nor about a map that came back from a PACS."""
+    definition = parts.definitions.get(task)
+    if definition is not None and not takes(definition, series, instance):
+        return False
+    return not (may_be_own_result(instance.sop_class_uid) and is_own_result(parts.archive.get(instance.archive_key)))
 
 
 def _view(known: Answer) -> Explanation:

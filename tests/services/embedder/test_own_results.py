@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pydicom
 import pytest
 from embedder_studies import SeriesSpec, archive_study, dicom, slices
-from pydicom.uid import MRImageStorage, SecondaryCaptureImageStorage
+from pydicom.uid import DeflatedExplicitVRLittleEndian, MRImageStorage, SecondaryCaptureImageStorage
 
 from shared.archive import Archive
 from shared.events import StudyReceived
@@ -88,6 +89,21 @@ def test_an_image_of_a_modality_is_never_taken_for_a_result(embed, archive):
     (event,) = embed(second_revision(archive, SeriesSpec({OWN: buffer.getvalue()}, uid="1.2.826.1.6")))
 
     assert event.frames_embedded == 3
+
+
+def test_a_deflated_result_is_told_by_its_first_elements_alone():
+    """Whole, such an object may be thousands of times its size."""
+    ds = pydicom.dcmread(io.BytesIO(capture(OWN, MODEL_NAME)))
+    ds.PixelData = np.random.default_rng(0).bytes(2_000_000)
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    buffer = io.BytesIO()
+    ds.save_as(buffer, enforce_file_format=True)
+    whole = buffer.getvalue()
+
+    damaged_behind = whole[:-1_000_000] + b"\xff" * 1_000_000
+
+    assert is_own_result(whole)
+    assert is_own_result(damaged_behind)
 
 
 @pytest.mark.parametrize("data", [b"", b"DICM", b"\0" * 400])

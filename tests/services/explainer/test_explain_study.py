@@ -50,7 +50,7 @@ def test_a_finding_is_explained_by_a_map_an_overlay_and_a_record(step, archive, 
     explained = step(diagnosed)
 
     (made,) = explained.maps
-    assert explained.event_id == StudyExplained.identify(diagnosed, step.make.explainer.variant)
+    assert explained.event_id == StudyExplained.identify(diagnosed, step.make.variant(step.tasks["brain-mr"]))
     assert (made.map_key, made.overlay_key, made.record_key) == (f"{STEM}.npy", f"{STEM}.png", f"{STEM}.json")
     values = np.load(io.BytesIO(archive.get(made.map_key)))
     assert values.dtype == np.float32
@@ -118,7 +118,7 @@ def test_another_models_explanation_does_not_stand_for_this_one(step, archive, d
     summary["event_id"] = "00000000-0000-5000-8000-000000000000"
     archive.put(f"{FOLDER}/explained.json", json.dumps(summary).encode())
 
-    assert step(diagnosed).event_id == StudyExplained.identify(diagnosed, step.make.explainer.variant)
+    assert step(diagnosed).event_id == StudyExplained.identify(diagnosed, step.make.variant(step.tasks["brain-mr"]))
 
 
 @pytest.mark.parametrize("decision", [d for d in Decision if d is not Decision.FINDING])

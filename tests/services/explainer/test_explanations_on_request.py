@@ -9,18 +9,27 @@ import pytest
 
 from shared import events
 from shared.archive import diagnosis_key, explanation_request_key, instance_key
-from shared.errors import ModelMismatchError, NotExplainableError, UndecodablePixelsError
+from shared.errors import (
+    ArchiveObjectMissingError,
+    ArchiveUnavailableError,
+    MalformedEventError,
+    ModelMismatchError,
+    NotExplainableError,
+    UndecodablePixelsError,
+)
 from shared.events import Decision, ExplanationRequested, FrameReference, Reliability, ResultKind, StudyExplained
 from shared.explanation_failure import ExplanationFailure
 from shared.saliency.reliability import ExplainReference
-from tests.services.explainer.conftest import evidence, mr_slice
+from shared.vision.tasks import ExplainPolicy
+from tests.services.explainer.conftest import evidence, mr_slice, with_explainer
 
 FOLDER = "explanations/1.2.3/1/brain-mr"
 FRAME = FrameReference(series_instance_uid="1.2.3.4", sop_instance_uid="1.2.3.4.5", frame_number=1)
 
 
-def request(diagnosed, label=None, frames=()):
-    return ExplanationRequested(
+def request(diagnosed, label=None, frames=(), archive=None):
+    """The event; with an archive, also the question in it, as the query service leaves it there."""
+    asked = ExplanationRequested(
         event_id=ExplanationRequested.identify(diagnosed, label, frames),
         occurred_at=events.now(),
         study_instance_uid=diagnosed.study_instance_uid,
@@ -30,6 +39,9 @@ def request(diagnosed, label=None, frames=()):
         label=label,
         frames=frames,
     )
+    if archive is not None:
+        archive.put(key_of(asked, "asked"), asked.model_dump_json().encode())
+    return asked
 
 
 @pytest.fixture
@@ -71,7 +83,7 @@ def test_a_request_that_is_delivered_again_makes_nothing_again(step, judged):
 
 
 def test_a_request_for_a_diagnosis_that_was_replaced_is_refused_and_told(step, archive, judged):
-    asked = request(judged)
+    asked = request(judged, archive=archive)
     other = judged.model_copy(update={"event_id": asked.event_id})
     archive.put(diagnosis_key("1.2.3", 1, "brain-mr"), other.model_dump_json().encode())
 
@@ -85,12 +97,112 @@ def test_a_request_for_a_diagnosis_that_was_replaced_is_refused_and_told(step, a
 
 def test_a_frame_that_cannot_be_read_is_told(step, archive, judged):
     archive.put(instance_key("1.2.3", "1.2.3.4", "1.2.3.4.5"), mr_slice()[:-500])
-    asked = request(judged)
+    asked = request(judged, archive=archive)
 
     with pytest.raises(UndecodablePixelsError):
         step.requested(asked)
 
     assert archive.exists(key_of(asked, "failed"))
+
+
+def test_a_missing_object_is_told_without_its_key(step, archive, judged):
+    del archive.objects[instance_key("1.2.3", "1.2.3.4", "1.2.3.4.5")]
+    asked = request(judged, archive=archive)
+
+    with pytest.raises(ArchiveObjectMissingError):
+        step.requested(asked)
+
+    reason = ExplanationFailure.model_validate_json(archive.get(key_of(asked, "failed"))).reason
+    assert reason == "something that is needed is not in the archive"
+
+
+def test_an_unexpected_error_is_told_too_and_an_outage_is_not(step, archive, judged):
+    class Broken:
+        backbone_id, variant = step.make.explainer.backbone_id, "broken"
+        error: Exception = RuntimeError("/var/lib/secret")
+
+        def explain_all(self, requests):
+            raise self.error
+
+    asked = request(judged, archive=archive)
+    broken = with_explainer(step, Broken())
+    Broken.error = ArchiveUnavailableError("away")
+    with pytest.raises(ArchiveUnavailableError):
+        broken.requested(asked)
+    assert not archive.exists(key_of(asked, "failed"))
+
+    Broken.error = RuntimeError("/var/lib/secret")
+    with pytest.raises(RuntimeError):
+        broken.requested(asked)
+
+    assert "secret" not in archive.get(key_of(asked, "failed")).decode()
+
+
+def test_a_request_that_nobody_asked_here_leaves_no_trace_when_it_fails(step, archive, diagnosed):
+    before = set(archive.objects)
+
+    with pytest.raises(ArchiveObjectMissingError):
+        step.requested(request(diagnosed))
+
+    assert set(archive.objects) == before
+
+
+def test_another_answer_is_not_put_under_somebodys_request(step, archive, judged):
+    asked = request(judged, "glioma-like", (FRAME,), archive)
+    forged = asked.model_copy(update={"label": "normal"})
+
+    with pytest.raises(MalformedEventError):
+        step.requested(forged)
+
+    assert step.requested(asked).label == "glioma-like"
+
+
+def test_a_frame_that_is_named_twice_is_explained_once(step, judged):
+    assert len(step.requested(request(judged, "normal", (FRAME, FRAME))).maps) == 1
+
+
+def test_an_object_is_fetched_once_for_all_its_frames(step, archive, diagnosed, task):
+    archive.put(instance_key("1.2.3", "1.2.3.4", "1.2.3.4.5"), mr_slice(frames=3))
+    frames = tuple(evidence(number=number) for number in (1, 2, 3))
+    fetched = []
+
+    class Counting:
+        def __getattr__(self, name):
+            return getattr(archive, name)
+
+        def get(self, key):
+            fetched.append(key)
+            return archive.get(key)
+
+    counting = replace(step.make, archive=Counting())
+    definition = task.definition.model_copy(update={"explain": ExplainPolicy(policy="findings", max_frames=3)})
+    tasks = {task.name: replace(task, definition=definition)}
+    explained = replace(step, make=counting, tasks=tasks)(diagnosed.model_copy(update={"evidence": frames}))
+
+    assert len(explained.maps) == 3
+    assert len(fetched) == 1
+
+
+def test_a_stricter_reference_makes_the_maps_anew(step, judged, task):
+    first = step(judged)
+    reference = ExplainReference.of(
+        [5.0] * 20,
+        head_id=task.head.id,
+        head_sha256=None,
+        backbone_id=task.head.backbone_id,
+        architecture="tiny",
+        method="vit-cx",
+        mode="exact",
+        parameters={},
+        weights="random",
+        images="phantoms",
+        seed=0,
+    )
+
+    again = replace(step, tasks={task.name: replace(task, explain_reference=reference)})(judged)
+
+    assert again.event_id != first.event_id
+    assert again.maps[0].reliability is Reliability.NOT_RELIABLE
 
 
 def test_without_a_class_nothing_is_explained(step, archive, judged):

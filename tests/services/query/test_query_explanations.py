@@ -21,6 +21,7 @@ from shared.errors import BrokerUnavailableError
 from shared.events import Decision, Event, ExplanationMap, ExplanationRequested, StudyDiagnosed, StudyExplained
 from shared.explanation_failure import ExplanationFailure
 from shared.vector_index.memory import MemoryIndex
+from shared.vision.tasks import BUILT_IN, load_definition
 from tests.services.query.conftest import SETTINGS, client_of, ready_app
 
 INFO = TaskInfo(name=TASK, title="Brain MR", labels=LABELS, findings=LABELS[1:], abstain_below=0.5, head_id=HEAD)
@@ -59,7 +60,7 @@ def seed(tmp_path: Path) -> Seed:
 def asking_app(seed: Seed, outgoing: Outgoing, settings: QuerySettings = SETTINGS) -> FastAPI:
     app = ready_app(seed, settings)
     parts = app.state.parts
-    app.state.parts = replace(parts, tasks=(INFO,), explanations=Explanations(seed.archive, outgoing))
+    app.state.parts = replace(parts, tasks=(INFO,), explanations=Explanations(seed.archive, outgoing, 3))
     return app
 
 
@@ -237,6 +238,48 @@ async def test_what_cannot_be_explained_is_refused(
 
 async def test_an_abstained_study_is_explained_for_a_class_that_is_named(client: httpx.AsyncClient, seed: Seed) -> None:
     assert (await client.post("/v1/explanations", json=body(seed, 1, label="normal"))).status_code == 202
+
+
+async def test_a_study_takes_no_end_of_requests(client: httpx.AsyncClient, seed: Seed, outgoing: Outgoing) -> None:
+    statuses = [(await client.post("/v1/explanations", json=body(seed, label=label))).status_code for label in LABELS]
+
+    assert statuses == [202, 202, 202, 409]
+    assert (await client.post("/v1/explanations", json=body(seed, label=LABELS[0]))).status_code == 202
+    assert len(outgoing.events) == 4
+
+
+async def test_the_order_of_frames_makes_no_other_request(
+    client: httpx.AsyncClient, seed: Seed, outgoing: Outgoing
+) -> None:
+    frames = [{"sop_instance_uid": sop} for sop in seed.studies[0].sops[:3]]
+
+    one, other = [
+        (await client.post("/v1/explanations", json=body(seed, frames=order))).json()
+        for order in (frames, frames[::-1])
+    ]
+
+    assert one["request_id"] == other["request_id"]
+
+
+async def test_an_answer_for_another_class_is_not_told_as_this_ones(
+    client: httpx.AsyncClient, seed: Seed, outgoing: Outgoing
+) -> None:
+    told = (await client.post("/v1/explanations", json=body(seed, label="normal"))).json()
+    answered(seed, outgoing.events[0].model_copy(update={"label": "glioma-like"}))
+
+    assert (await client.get(told["url"])).json()["state"] == "waiting"
+
+
+async def test_frames_that_the_task_does_not_judge_are_refused(seed: Seed, outgoing: Outgoing) -> None:
+    app = asking_app(seed, outgoing)
+    definition = load_definition(BUILT_IN / TASK).model_copy(update={"modalities": ("CT",)})
+    app.state.parts = replace(app.state.parts, definitions={TASK: definition})
+    async with client_of(app) as client:
+        answer = await client.post(
+            "/v1/explanations", json=body(seed, frames=[{"sop_instance_uid": seed.studies[0].sops[0]}])
+        )
+    assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (422, "not-taken")
+    assert not outgoing.events
 
 
 async def test_an_unknown_request_is_not_found(client: httpx.AsyncClient, seed: Seed) -> None:

@@ -40,10 +40,11 @@ export function showStudy(study) {
 
 function show(places, withMaps, ofEvidence, name) {
   frames = places;
-  maps = withMaps;
+  // What the model decided comes first; what somebody asked for is shown where there is nothing else.
+  maps = [...withMaps].sort((a, b) => Number(a.requested) - Number(b.requested));
   const known = new Set(places.map((frame) => frame.key));
   evidence = [...new Set(ofEvidence.map((item) => item.key))].filter((key) => known.has(key));
-  const first = maps[0]?.key ?? evidence[0];
+  const first = maps.find((map) => !map.requested)?.key ?? evidence[0];
   at = Math.max(0, first === undefined ? Math.floor((places.length - 1) / 2) : places.findIndex((frame) => frame.key === first));
   const image = el("img", { class: "frame", alt: `${name}, frame`, draggable: "false" });
   const layer = el("img", { class: "layer", alt: "", hidden: true, draggable: "false" });
@@ -106,7 +107,7 @@ function draw() {
   strength.value = opacity;
   mapButton.setAttribute("aria-pressed", String(mapOn));
   next.textContent = isEvidence >= 0 ? `Evidence ${isEvidence + 1} of ${evidence.length}` : "Go to evidence";
-  said.classList.toggle("flagged", map?.reliability === "not-reliable");
+  said.classList.toggle("flagged", map !== undefined && (map.requested || map.reliability === "not-reliable"));
   said.textContent = map
     ? mapWords(map)
     : maps.length ? "No map for this frame." : "No map for this study.";
@@ -124,7 +125,8 @@ export const step = (by) => go(at + by);
 function mapWords(map) {
   const words = [];
   if (map.reliability === "not-reliable") words.push(`NOT RELIABLE, drawn pale: ${map.reliability_reason}.`);
-  words.push(`${map.method} for “${map.target_label}”: the brighter, the more its probability rests on this place. It shows what moved the model, not where disease is.`);
+  if (map.requested) words.push("ON REQUEST, not the model's decision.");
+  words.push(`${map.method} for “${map.target_label}”: ${map.method === "rollout" ? "the brighter, the more attention went there, whatever the class" : "the brighter, the more its probability rests on this place"}. It shows what moved the model, not where disease is.`);
   const f = map.faithfulness;
   if (f) {
     words.push(`Insertion ${f.insertion_auc.toFixed(2)} (random ${f.random_insertion_auc.toFixed(2)}, more is better), deletion ${f.deletion_auc.toFixed(2)} (random ${f.random_deletion_auc.toFixed(2)}, less is better).`);

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import tracemalloc
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,11 +18,20 @@ from pydicom.data import get_testdata_file
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from services.explainer.dicom_results import SourceError, frame_results, key_objects, source_frame, source_header
+from services.explainer.dicom_results import (
+    DicomResult,
+    SourceError,
+    frame_results,
+    key_objects,
+    source_frame,
+    source_header,
+)
 from services.explainer.dicom_results.finish import identity_of
 from services.explainer.dicom_results.identity import instance_uid
 from shared.events import ClassScore, ResultKind
+from shared.pixels.limits import PixelLimits
 from shared.pixels.quiet import quiet
 from shared.vision.transform import Letterbox
 from tests.services.explainer.dicom_results.sources import (
@@ -39,6 +50,7 @@ from tests.services.explainer.dicom_results.sources import (
 )
 
 CANARY = "CANARY"
+ASKED = UUID("22222222-2222-5333-8444-555555555555")
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -61,7 +73,10 @@ def test_another_seed_mode_class_head_frame_or_diagnosis_is_another_object() -> 
         {"head_id": "brain-mr@1"},
         {"hashes": {"head": "cd" * 32}},
         {"backbone_id": "another"},
-        {"parameters": {"delta": 0.2}},
+        {"variant": "vit-cx|exact-float32|delta=.2"},
+        {"request_id": ASKED},
+        {"request_id": UUID("22222222-2222-5333-8444-666666666666")},
+        {"rank": 2},
         {"diagnosis_event_id": UUID("11111111-2222-5333-8444-666666666666")},
         {"software_version": "0.2.0"},
         {"frame_number": 2},
@@ -77,6 +92,69 @@ def test_a_map_that_rounds_differently_is_the_same_object() -> None:
     first = frame_results(ds, facts(), saliency(), box_of(ds), overlay_png())
     nearly = frame_results(ds, facts(), saliency() * np.float32(1 + 1e-6), box_of(ds), overlay_png())
     assert [r.sop_instance_uid for r in first] == [r.sop_instance_uid for r in nearly]
+
+
+def test_what_came_out_of_the_making_of_a_map_is_in_no_uid() -> None:
+    ds = packaged("CT_small.dcm")
+    outcomes: dict[str, object] = {
+        "parameters": {"delta": 0.1, "score_max": 0.71828, "second_passes": 3, "torch": "9.9", "device": "cuda:0"},
+        "mask_count": 13,
+        "frame_probability": 0.9123,
+        "study_probability": 0.874,
+        "faithfulness": None,
+        "reliability_reason": "Its range is 30 times that of random weights.",
+    }
+    first, again = results(ds), results(ds, **outcomes)
+    assert _uids(first) == _uids(again)
+    parameters = {i.TextValue for i in _content(read(again[ResultKind.MEASUREMENT_REPORT])) if "TextValue" in i}
+    assert {"score_max: 0.71828", "second_passes: 3", "torch: 9.9", "masks: 13"} <= parameters
+    # a flat map has no region to refer to: that, too, is an outcome
+    flat = {r.kind: r for r in frame_results(ds, facts(), np.zeros_like(saliency()), box_of(ds), overlay_png())}
+    report = ResultKind.MEASUREMENT_REPORT
+    assert ResultKind.SEGMENTATION not in flat
+    assert flat[report].sop_instance_uid == first[report].sop_instance_uid
+
+
+def test_another_region_share_is_another_region_and_another_report() -> None:
+    ds = packaged("CT_small.dcm")
+    half, most = (
+        {r.kind: r for r in frame_results(ds, facts(), saliency(), box_of(ds), overlay_png(), region_share=share)}
+        for share in (0.5, 0.9)
+    )
+    for kind in (ResultKind.SEGMENTATION, ResultKind.MEASUREMENT_REPORT):
+        assert half[kind].sop_instance_uid != most[kind].sop_instance_uid
+    assert "device" not in str(read(half[ResultKind.SEGMENTATION]))
+
+
+def test_no_text_can_pass_for_another_fact() -> None:
+    ds = packaged("CT_small.dcm")
+    one, other = facts(method="a|b", mode="c"), facts(method="a", mode="b|c")
+    assert instance_uid(one, ds, ResultKind.SEGMENTATION) != instance_uid(other, ds, ResultKind.SEGMENTATION)
+
+
+def test_a_map_on_request_is_in_a_series_of_its_own_and_says_so() -> None:
+    ds = enhanced_mr()
+    policy, asked = results(ds, 4), results(ds, 4, request_id=ASKED)
+    again, other = results(ds, 4, request_id=ASKED), results(ds, 4, request_id=UUID(int=ASKED.int + 1))
+    assert {kind: r.data for kind, r in asked.items()} == {kind: r.data for kind, r in again.items()}
+    uids = [uid for made in (policy, asked, other) for uid in _uids(made)]
+    assert len(set(uids)) == len(uids) == 3 * 2 * len(policy)
+    for made, is_asked in ((policy, False), (asked, True)):
+        for result in map(read, made.values()):
+            assert ("ON REQUEST" in result.SeriesDescription) is is_asked
+            assert result.SeriesDescription.startswith("RESEARCH USE ONLY")
+        words = " ".join(i.get("TextValue", "") for i in _content(read(made[ResultKind.MEASUREMENT_REPORT])))
+        assert ("ON REQUEST" in words) is is_asked
+        assert ("ON REQUEST" in read(made[ResultKind.SECONDARY_CAPTURE]).ImageComments) is is_asked
+    flagged = results(ds, 4, request_id=ASKED, **UNKNOWN)
+    assert all("RELIABILITY UNKNOWN - ON REQUEST" in read(r).SeriesDescription for r in flagged.values())
+
+
+def test_key_objects_of_another_class_are_another_object() -> None:
+    frames = [source_frame(packaged("CT_small.dcm"), 1)]
+    one, other = key_objects(frames, facts()), key_objects(frames, facts(label="meningioma-like"))
+    assert one.data != other.data
+    assert one.sop_instance_uid != other.sop_instance_uid
 
 
 def test_the_frames_of_a_diagnosis_share_a_series_of_each_kind() -> None:
@@ -325,6 +403,34 @@ def test_a_header_is_read_without_its_pixels() -> None:
     assert data == {kind: result.data for kind, result in results(packaged("CT_small.dcm")).items()}
 
 
+def test_a_deflated_source_is_inflated_no_further_than_its_pixels() -> None:
+    # 64 MB of zeros that nobody asks for
+    plain = packaged("CT_small.dcm")
+    expected = {kind: result.data for kind, result in results(plain).items()}
+    data = _deflated(plain, pixels=bytes(64_000_000))
+    assert len(data) < 200_000
+    tracemalloc.start()
+    header = source_header(data, PixelLimits(max_decoded_bytes=1_000_000))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8_000_000
+    assert "PixelData" not in header
+    assert {kind: result.data for kind, result in results(header).items()} == expected
+
+
+def test_a_deflated_source_that_inflates_beyond_the_limit_before_its_pixels_is_refused() -> None:
+    ds = packaged("CT_small.dcm")
+    ds.private_block(0x0011, "SOMEONE", create=True).add_new(1, "OB", bytes(16_000_000))
+    with pytest.raises(SourceError, match="inflates beyond the limit"):
+        source_header(_deflated(ds), PixelLimits(max_decoded_bytes=1_000_000))
+    assert source_header(_deflated(ds)).Rows == ds.Rows
+    no_length = _deflated(ds).replace(b"DICM\x02\x00\x00\x00UL", b"DICM\x02\x00\x01\x00OB")
+    with pytest.raises(SourceError, match="group length"):
+        source_header(no_length)
+    with pytest.raises(SourceError):
+        source_frame(source_header(_deflated(ds)[:500]), 1)
+
+
 def test_of_a_source_that_breaks_rules_no_value_is_quoted(recwarn: pytest.WarningsRecorder) -> None:
     header = source_header(Path(str(get_testdata_file("CT_small.dcm", download=False))).read_bytes())
     secret = b"SECRET\\1\\2"
@@ -362,3 +468,18 @@ def _content(report: Dataset) -> Iterator[Dataset]:
 
 def _name(item: Dataset) -> str:
     return str(item.ConceptNameCodeSequence[0].CodeMeaning)
+
+
+def _uids(made: dict[ResultKind, DicomResult]) -> list[str]:
+    return [uid for result in made.values() for uid in (result.sop_instance_uid, result.series_instance_uid)]
+
+
+def _deflated(ds: Dataset, pixels: bytes | None = None) -> bytes:
+    """`ds` as a Part 10 file with a deflated data set."""
+    made = copy.deepcopy(ds)
+    if pixels is not None:
+        made.PixelData = pixels
+    made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    buffer = io.BytesIO()
+    made.save_as(buffer, implicit_vr=False, little_endian=True, enforce_file_format=True)
+    return buffer.getvalue()

@@ -19,11 +19,11 @@ from pydicom.uid import generate_uid
 
 from services.explainer.delivery import ClientTls, DeliveryOutbox, DeliverySection, Destination
 from services.explainer.delivery.records import DeliveryRecords
-from services.explainer.delivery.sending import tls_context
+from services.explainer.delivery.sending import SendObjects, tls_context
 from services.explainer.delivery.transactions import Transaction
 from shared.archive import MemoryArchive
 from shared.archive.local import LocalArchive
-from shared.errors import ArchiveUnavailableError, ConfigurationError
+from shared.errors import ArchiveObjectMissingError, ArchiveUnavailableError, ConfigurationError
 from shared.events import ResultKind, StudyExplained
 from tests.services.explainer.delivery.explained_study import Opened, objects, record, section, states, stored_in
 from tests.services.explainer.delivery.peers import Pacs, free_port, wait_for
@@ -207,6 +207,76 @@ def test_an_object_that_is_gone_from_the_archive_is_a_dead_letter_at_once(
     wait_for(lambda: states(archive) == ["dead"])
 
 
+@pytest.mark.parametrize("stored", ["another object", "no DICOM"])
+def test_where_the_archive_holds_another_object_nothing_is_sent(
+    pacs: Pacs, archive: LocalArchive, explained: StudyExplained, outbox: Opened, stored: str
+) -> None:
+    last, other = explained.objects[-1], explained.objects[0]
+    archive.put(last.key, archive.get(other.key) if stored == "another object" else b"GIF89a")
+    outbox(section(pacs.port)).add(explained)
+    wait_for(lambda: states(archive) == ["dead"])
+    assert pacs.stored == []
+    assert pacs.associations == 0
+    reason = json.loads(record(archive, "dead"))["reason"]
+    assert last.key in reason
+    assert (other.sop_instance_uid if stored == "another object" else "no DICOM object") in reason
+
+
+def test_an_error_that_nobody_foresaw_is_a_failed_try(
+    pacs: Pacs, archive: LocalArchive, explained: StudyExplained, outbox: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, fails = SendObjects._store, [True, True]
+
+    def stumbling(self: SendObjects, *what: object) -> None:
+        if fails:
+            fails.pop()
+            raise KeyError("SECRET")
+        store(self, *what)  # type: ignore[arg-type]
+
+    before = counted("similis_delivery_failed_tries_total", reason="unexpected")
+    monkeypatch.setattr(SendObjects, "_store", stumbling)
+    outbox(section(pacs.port)).add(explained)
+    wait_for(lambda: states(archive) == ["done"])
+    assert set(pacs.stored) == UIDS
+    pending = json.loads(record(archive, "pending"))
+    assert pending["attempts"] == 2
+    assert "KeyError" in pending["last_error"]
+    assert "SECRET" not in pending["last_error"]
+    assert counted("similis_delivery_failed_tries_total", reason="unexpected") == before + 2
+
+
+def test_an_error_that_nobody_foresaw_is_given_up_after_its_time(
+    pacs: Pacs, archive: LocalArchive, explained: StudyExplained, outbox: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: object) -> None:
+        raise KeyError("SECRET")
+
+    monkeypatch.setattr(SendObjects, "_store", failing)
+    outbox(section(pacs.port, give_up_after_s=0.3)).add(explained)
+    wait_for(lambda: states(archive) == ["dead"])
+    assert "unexpected: KeyError" in json.loads(record(archive, "dead"))["reason"]
+
+
+def test_an_error_in_taking_note_of_a_failure_ends_no_delivery(
+    archive: LocalArchive, explained: StudyExplained, outbox: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed, fails = DeliveryRecords.failed, [True, True]  # the failure cannot be noted, nor can that
+
+    def stumbling(self: DeliveryRecords, *what: object) -> object:
+        if fails:
+            fails.pop()
+            raise KeyError("a bug in the records")
+        return failed(self, *what)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(DeliveryRecords, "failed", stumbling)
+    port = free_port()
+    outbox(section(port)).add(explained)
+    wait_for(lambda: not fails)
+    pacs = Pacs(port=port)
+    wait_for(lambda: states(archive) == ["done"])
+    pacs.close()
+
+
 def test_a_destination_that_is_away_does_not_hold_up_another(
     pacs: Pacs, archive: LocalArchive, explained: StudyExplained, outbox: Opened
 ) -> None:
@@ -334,6 +404,32 @@ def test_a_scan_reads_only_the_days_that_may_hold_something_unfinished() -> None
     assert b"2026-03-08" in archive.get("deliveries/scanned.json")
     archive.put("deliveries/2026-03-01/x.pending.json", b"not looked at")
     archive.put("deliveries/2026-03-09/y.pending.json", b"not readable, and left alone")
+    assert list(records.pending()) == []
+
+
+def test_what_is_no_record_of_ours_is_skipped(
+    pacs: Pacs, archive: LocalArchive, explained: StudyExplained, outbox: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    DeliveryRecords(archive).add(explained, section(pacs.port).destinations[0])
+    stray = ("stray.pending.json", "notes/x.pending.json", "2026-13-77/x.pending.json", "2026-01-01/a/b.pending.json")
+    for name in stray:
+        archive.put(f"deliveries/{name}", b"{}")
+    outbox(section(pacs.port))
+    wait_for(lambda: set(pacs.stored) == UIDS)
+    for name in stray[:3]:
+        assert f"deliveries/{name}" in caplog.text
+
+
+def test_a_record_that_is_deleted_while_records_are_read_is_skipped() -> None:
+    class Emptied(MemoryArchive):
+        def get(self, key: str) -> bytes:
+            if key.endswith(".pending.json"):
+                raise ArchiveObjectMissingError(key)
+            return super().get(key)
+
+    archive = Emptied()
+    records = DeliveryRecords(archive)
+    records.add(stored_in(archive), section(1).destinations[0])
     assert list(records.pending()) == []
 
 
