@@ -164,7 +164,7 @@ class MakeMaps:
             explanation=outcome,
             trust=trust,
             seconds=seconds,
-            variant=self.explainer.variant,
+            variant=self.variant(order.task),
             request_id=order.request_id,
         )
 

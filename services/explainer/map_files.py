@@ -50,7 +50,7 @@ class MadeMap:
         explanation: The map.
         trust: How far it can be trusted.
         seconds: What it took: reading, explaining, trusting.
-        variant: What shaped it, of `FrameExplainer.variant`.
+        variant: What shaped it, of `MakeMaps.variant`.
         request_id: Of the request; None: the task's policy.
     """
 
