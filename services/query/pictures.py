@@ -142,10 +142,13 @@ def encode_png(frame: Frame, longest_px: int) -> bytes:
 
 
 def map_colours(strength: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Strength (H, W) from 0 to 1 as RGBA (H, W, 4): the stronger, the lighter and the more opaque."""
+    """Strength (H, W) from 0 to 1 as RGBA (H, W, 4): the stronger, the lighter and, by its square, the more opaque.
+
+    As in the archived overlay: what stands out shows, what is common stays anatomy.
+    """
     clipped = np.clip(strength, 0.0, 1.0)[..., None]
     hue = (1 - clipped) * np.array(WEAK_RGB) + clipped * np.array(STRONG_RGB)
-    colours: NDArray[np.uint8] = np.concatenate([hue, 255 * clipped], axis=2).round().astype(np.uint8)
+    colours: NDArray[np.uint8] = np.concatenate([hue, 255 * clipped**2], axis=2).round().astype(np.uint8)
     return colours
 
 
