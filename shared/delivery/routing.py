@@ -29,9 +29,10 @@ from faststream.exceptions import NackMessage
 from shared.delivery import metrics
 from shared.delivery.cloudevents import Headers
 from shared.delivery.publisher import EventPublisher
-from shared.errors import EventTooLargeError, PermanentError, PipelineError, TransientError
+from shared.errors import EventTooLargeError, PermanentError, PipelineError, SimilisError, TransientError
 from shared.health import Health
 from shared.settings import KafkaSettings
+from shared.unforeseen import path_of, told
 
 if TYPE_CHECKING:
     from aiokafka import ConsumerRecord
@@ -186,10 +187,11 @@ class Router:
             try:
                 with self.health.work() if self.health is not None else contextlib.nullcontext():
                     await handle()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  (whatever it is, the record goes somewhere)
                 metrics.FAILED_TRIES.labels(record.topic, type(error).__name__).inc()
                 expected = isinstance(error, PipelineError)
-                log.warning("%s: %s", _name(record), _describe(error), exc_info=None if expected else error)
+                path = "" if expected else f"\n{path_of(error)}"
+                log.warning("%s: %s%s", _name(record), _describe(error), path)
                 return error
             finally:
                 metrics.HANDLER_SECONDS.labels(record.topic).observe(time.perf_counter() - started)
@@ -278,7 +280,7 @@ class _Origin:
     def headers(self, error: Exception) -> Headers:
         texts = {
             ERROR_CLASS: type(error).__name__,
-            ERROR_MESSAGE: str(error)[:LONGEST_MESSAGE],
+            ERROR_MESSAGE: told(error)[:LONGEST_MESSAGE],
             ORIGINAL_TOPIC: self.topic,
             ORIGINAL_PARTITION: str(self.partition),
             ORIGINAL_OFFSET: str(self.offset),
@@ -305,4 +307,4 @@ def _name(record: ConsumerRecord[Any, Any]) -> str:
 
 
 def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {told(error)}" if isinstance(error, SimilisError) else told(error)

@@ -83,6 +83,30 @@ async def test_a_retry_carries_its_round_its_time_and_where_it_came_from(
     assert headers["similis-group"] == b"g"
 
 
+async def test_an_error_that_nobody_foresaw_is_told_by_its_kind_and_place_alone(
+    router: Router, publisher: RememberingPublisher, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Libraries quote what they choke on, and here that may be a patient's name."""
+
+    name = "^".join(("DOE", "JANE"))  # a traceback quotes source code, so not as a literal
+
+    async def handle() -> None:
+        try:
+            {}[name]
+        except KeyError as error:
+            raise ValueError(f"no date: {name}") from error
+
+    await router.deliver(record(), handle)
+
+    [(topic, _, _, headers)] = publisher.published
+    assert topic == "t.dlq"
+    assert headers["similis-error-class"] == b"ValueError"
+    assert b"test_delivery_routing.py, line" in headers["similis-error-message"]
+    said = "\n".join(caplog.handler.format(each) for each in caplog.records)
+    assert "test_delivery_routing.py, line" in said
+    assert name not in said + str(headers)
+
+
 async def test_the_next_round_replaces_the_headers_and_keeps_the_origin(
     router: Router, publisher: RememberingPublisher
 ) -> None:

@@ -20,6 +20,7 @@ from services.explainer.delivery.sending import DeliveryError, SendObjects, Sent
 from services.explainer.delivery.settings import DeliverySection
 from services.explainer.delivery.transactions import Transaction
 from shared.errors import PermanentError, TransientError
+from shared.unforeseen import path_of, told
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +84,8 @@ class Courier:
                 metrics.FAILURES.labels(self._name, "archive").inc()
                 log.warning("delivery %s waits for the archive: %s", turn.delivery.id, error)
                 self._later(turn.delivery, self._section.retry_s, turn.sent)
-            except Exception as error:
-                # A bug must not end all deliveries.
-                log.exception("delivery %s to %s", turn.delivery.id, self._name)
+            except Exception as error:  # noqa: BLE001  (a bug must not end all deliveries)
+                self._log(turn, error)
                 self._stumbled(turn, error)
 
     def _next(self) -> _Turn | None:
@@ -153,14 +153,18 @@ class Courier:
             self._later(again, self._pause_s(delivery.attempts))
 
     def _stumbled(self, turn: _Turn, error: Exception) -> None:
-        """Note an error that nobody foresaw as a failed try. Its text stays in the log: it may quote anything."""
+        """Note an error that nobody foresaw as a failed try."""
         if turn.sent is not None and turn.sent.transaction is not None:
             self._send.transactions.forget(turn.sent.transaction)
         try:
-            self._failed(turn.delivery, DeliveryError("unexpected", f"{type(error).__name__}, see the log"))
-        except Exception:
-            log.exception("delivery %s to %s: the failure is not on record", turn.delivery.id, self._name)
+            self._failed(turn.delivery, DeliveryError("unexpected", told(error)))
+        except Exception as again:  # noqa: BLE001  (the record stays as it was, and the delivery under way)
+            self._log(turn, again)
             self._later(turn.delivery, self._section.retry_max_s)
+
+    def _log(self, turn: _Turn, error: Exception) -> None:
+        # Not its text: what is sent names a patient, and pydicom quotes what it chokes on.
+        log.error("delivery %s to %s: %s\n%s", turn.delivery.id, self._name, told(error), path_of(error))
 
     def _pause_s(self, failures: int) -> float:
         return float(min(self._section.retry_s * 2.0 ** min(failures, 30), self._section.retry_max_s))

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import io
 import math
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +24,7 @@ from shared.errors import UndecodablePixelsError
 from shared.pixels.deflated import deflated_object
 from shared.pixels.limits import PixelLimits
 from shared.pixels.quiet import quiet
+from shared.unforeseen import place_of
 
 _STAND_IN: Final = {True: MRImageStorage, False: SecondaryCaptureImageStorage}
 _LIMITS: Final = PixelLimits()
@@ -45,11 +44,8 @@ def one_kind_of_error() -> Iterator[None]:
     except (SourceError, MemoryError):
         raise
     except Exception as error:
-        raised = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(raised.filename).name}, line {raised.lineno}"
-        raise SourceError(
-            f"the source breaks a rule that its results depend on: {type(error).__name__} in {where}"
-        ) from error
+        where = f"{type(error).__name__} in {place_of(error)}"
+        raise SourceError(f"the source breaks a rule that its results depend on: {where}") from error
 
 
 @dataclass(frozen=True, slots=True)
