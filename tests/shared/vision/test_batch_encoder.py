@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -128,3 +131,26 @@ def test_a_real_refusal_of_the_cpu_allocator_halves_the_batch():
     done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "2"
+
+
+def test_two_threads_take_turns_batch_by_batch():
+    under_way, most = 0, 0
+    counting = threading.Lock()
+
+    def forward(pixels):
+        nonlocal under_way, most
+        with counting:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.005)
+        with counting:
+            under_way -= 1
+        return pixels.flatten(1).sum(dim=1, keepdim=True)
+
+    encode, pixels = encoder(forward, batch_size=2), frames(6)
+    with ThreadPoolExecutor(4) as threads:
+        results = list(threads.map(encode, [pixels] * 4))
+
+    assert most == 1
+    for result in results:
+        np.testing.assert_allclose(result[:, 0], sums(pixels), rtol=1e-6)
