@@ -40,7 +40,7 @@ SIZES: Final[Mapping[str, tuple[int, int]]] = {
     "blood-smear": (48, 30),
     "retina-fundus": (60, 36),
 }
-"""Studies in each set, and studies to fit a comparison on: what two slow cores do in some minutes."""
+"""Studies in each set, and studies to fit a comparison on: what two CPU cores do in some minutes."""
 _USUAL_SIZES: Final = (48, 40)
 
 

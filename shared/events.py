@@ -20,6 +20,7 @@ from shared.ids import Uid
 
 RESEARCH_USE_ONLY: Final = "research use only"
 NO_TASK: Final = "none"
+MAX_DETAIL: Final = 300  # characters of an error's text in `detail`
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 TaskName = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
@@ -280,7 +281,7 @@ class ExplanationMap(EventModel):
     method: str
     mode: str
     seed: NonNegativeInt
-    mask_count: PositiveInt = Field(description="Cluster masks, N in the paper; 1 where a method has no masks.")
+    mask_count: PositiveInt = Field(description="N, by which ViT-CX divides its map; 1 for other methods.")
     value_min: float
     value_max: float
     faithfulness: Faithfulness | None = Field(default=None, description="Null if it was not measured.")

@@ -16,9 +16,9 @@ from services.embedder import metrics
 from services.embedder.batches import Reader, SharedBatches
 from services.embedder.select_frames import ChosenImage
 from services.embedder.study_objects import StudyObjects
-from services.embedder.survey import MAX_DETAIL, Image, skip_of
+from services.embedder.survey import Image, skip_of
 from shared.errors import NotAnImageError, OversizedPixelsError, UndecodablePixelsError
-from shared.events import FailedFrame, SkippedInstance
+from shared.events import MAX_DETAIL, FailedFrame, SkippedInstance
 from shared.pixels import FrameError
 from shared.pixels.pool_frames import DIED, TIMED_OUT, DecodeRequest, FrameDecoder, PreparedFrame
 from shared.vision.features import Features

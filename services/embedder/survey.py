@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Literal
 
 from services.embedder.study_objects import StudyObjects
 from shared.errors import NotAnImageError, OversizedPixelsError, UndecodablePixelsError
-from shared.events import SkippedInstance
+from shared.events import MAX_DETAIL, SkippedInstance
 from shared.manifest import InstanceEntry, SeriesEntry, StudyManifest
 from shared.own_results import is_own_result, may_be_own_result
 from shared.pixels import ImageHeader, PixelLimits, read_header
 from shared.pixels.frame_tags import tag_matches
-
-MAX_DETAIL: Final = 300  # characters of an error's text in an event
 
 TagValue = tuple[str, str]
 """A DICOM keyword, and the value that a frame must have."""

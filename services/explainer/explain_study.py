@@ -78,8 +78,8 @@ class ExplainStudy:
         """
         try:
             return self._fulfil(self._order_of(asked))
-        except TransientError:
-            raise
+        except (TransientError, MalformedEventError):
+            raise  # tried again; or a stranger's, of which nothing is told under somebody's request
         except Exception as error:
             self._tell(asked, error)
             raise
@@ -97,7 +97,7 @@ class ExplainStudy:
         try:
             diagnosed = StudyDiagnosed.model_validate_json(self.archive.get(key))
         except ValidationError as error:
-            raise ModelMismatchError(f"{key} is not a diagnosis: {error.error_count()} errors") from error
+            raise ArchiveObjectCorruptError(f"{key} is not a diagnosis: {error.error_count()} errors") from error
         if diagnosed.event_id != asked.diagnosis_event_id:
             raise ModelMismatchError("another diagnosis has taken the place of the one that was to be explained")
         # Whoever may write to the topic must not put another answer under somebody's request.

@@ -12,7 +12,6 @@ from services.explainer.ports import FrameExplanation, FrameRequest
 from services.explainer.settings import ExplainerSection
 from shared.errors import NotExplainableError
 from shared.pixels.frame import Frame
-from shared.saliency import vit_cx
 from shared.saliency.forwards import encoder_forward
 from shared.saliency.heads import Scorer, TorchHead, scorer
 from shared.saliency.maps import Outcome, Request
@@ -48,7 +47,6 @@ class SaliencyExplainer:
             mode=section.mode,
             parameters=self._parameters,
             rise=self._rise,
-            batch_size=section.masked_batch_size or None,
         )
         self._queue = SharedQueue(self._maker, on_progress)
 
@@ -70,7 +68,8 @@ class SaliencyExplainer:
     @property
     def variant(self) -> str:
         """See `ports.FrameExplainer`."""
-        return "|".join((self.method, self.mode, repr(self._parameters), repr(self._rise)))
+        own = {"vit-cx": self._parameters, "rise": self._rise}.get(self.method)
+        return "|".join((self.method, self.mode, repr(own)))
 
     def explain(self, frame: Frame, head: LinearHead, label: str, seed: int) -> FrameExplanation:
         """See `ports.FrameExplainer`."""
@@ -115,7 +114,7 @@ class SaliencyExplainer:
         )
         return FrameExplanation(
             values=outcome.values,
-            mask_count=outcome.mask_count if outcome.method == vit_cx.METHOD else 1,
+            mask_count=outcome.mask_count,
             probability=outcome.probability,
             letterbox=letterbox_box(height, width, frame.pixel_aspect, self._backbone.input_size_px),
             parameters={

@@ -13,8 +13,22 @@ from services.explainer.dicom_results import key_objects, source_frame, source_h
 from services.explainer.map_files import MadeMap, MapFiles, explained_frame
 from services.explainer.ports import FrameExplainer, FrameExplanation, FrameRequest, TrustMeasure
 from shared.archive import Archive, instance_key
-from shared.errors import ArchiveObjectMissingError, NotExplainableError, PermanentError, UndecodablePixelsError
-from shared.events import EvidenceFrame, ExplanationMap, FailedFrame, FrameReference, ResultObject, StudyDiagnosed
+from shared.errors import (
+    ArchiveObjectMissingError,
+    NotExplainableError,
+    OversizedPixelsError,
+    PermanentError,
+    UndecodablePixelsError,
+)
+from shared.events import (
+    MAX_DETAIL,
+    EvidenceFrame,
+    ExplanationMap,
+    FailedFrame,
+    FrameReference,
+    ResultObject,
+    StudyDiagnosed,
+)
 from shared.pixels import PixelLimits, read_frames
 from shared.pixels.frame import Frame
 from shared.saliency.seeds import noise_seed
@@ -191,7 +205,14 @@ class MakeMaps:
 
 
 def _failed(frame: EvidenceFrame | FrameReference, error: PermanentError) -> FailedFrame:
-    reason = "not-explainable" if isinstance(error, NotExplainableError) else "undecodable"
+    reason = "undecodable"
+    if isinstance(error, NotExplainableError):
+        reason = "not-explainable"
+    elif isinstance(error, OversizedPixelsError):
+        reason = "too-large"
     return FailedFrame(
-        sop_instance_uid=frame.sop_instance_uid, frame_number=frame.frame_number, reason=reason, detail=str(error)
+        sop_instance_uid=frame.sop_instance_uid,
+        frame_number=frame.frame_number,
+        reason=reason,
+        detail=str(error)[:MAX_DETAIL],
     )

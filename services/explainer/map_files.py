@@ -110,7 +110,7 @@ class MapFiles:
             method=made.explanation.method,
             mode=made.explanation.mode,
             seed=made.seed,
-            mask_count=max(1, made.explanation.mask_count),
+            mask_count=int(made.explanation.scale),
             value_min=float(made.explanation.values.min()),
             value_max=float(made.explanation.values.max()),
             faithfulness=made.trust.faithfulness,

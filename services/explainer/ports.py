@@ -42,7 +42,7 @@ class FrameExplanation:
 
     Attributes:
         values: float32 (H, W), the map on the model's input grid; ViT-CX's is signed.
-        mask_count: N, by which ViT-CX divides its map; 1 for other methods.
+        mask_count: N in the papers; 0 for methods without masks.
         probability: The target's probability on the undisturbed frame.
         letterbox: Where the frame lies on the grid.
         parameters: What else reproduces the map, for its record.

@@ -27,11 +27,6 @@ class ExplainerSection(Section):
         0,
         description="Most masks of a ViT-CX map: masks are merged beyond delta until no more are left. 0: no limit.",
     )
-    masked_batch_size: NonNegativeInt = Field(
-        0,
-        description="Masked images in one forward pass, of several frames and studies. It bounds the memory and does "
-        "not change the maps. 0: as SIMILIS_VISION__BATCH_SIZE.",
-    )
     rise_masks: PositiveInt = Field(500, description="Random masks of a RISE map.")
     delta: float = Field(
         0.1,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from services.explainer.ports import VIT_CX, FrameExplanation, FrameRequest, Trust
+from services.explainer.ports import FrameExplanation, FrameRequest, Trust
 from shared import events
 from shared.pixels.frame import Frame
 from shared.saliency.faithfulness import Faithfulness, FaithfulnessParameters, measure_faithfulness
@@ -37,7 +37,8 @@ class MeasuredTrust:
     def variant(self, task: Task) -> str:
         """See `ports.TrustMeasure`."""
         reference = "" if task.explain_reference is None else task.explain_reference.model_dump_json()
-        return f"{self.faithfulness}|{hashlib.sha256(reference.encode()).hexdigest()[:16]}"
+        measured = self.faithfulness and replace(self.faithfulness, batch_size=1)  # it does not change the figures
+        return f"{measured}|{hashlib.sha256(reference.encode()).hexdigest()[:16]}"
 
     def __call__(self, request: FrameRequest, made: FrameExplanation, task: Task) -> Trust:
         """See `ports.TrustMeasure`."""
@@ -52,7 +53,7 @@ class MeasuredTrust:
         )
 
     def _reliability(self, made: FrameExplanation, task: Task) -> Verdict:
-        found = map_range(made.values, made.mask_count if made.method == VIT_CX else 1, made.letterbox)
+        found = map_range(made.values, int(made.scale), made.letterbox)
         return judge_range(
             found,
             task.explain_reference,

@@ -142,8 +142,8 @@ async def _publisher(settings: QuerySettings) -> AsyncIterator[Publisher | None]
         return
     from shared.delivery import EventPublisher
 
+    # Not connected yet: `publish` does that, and browsing needs no broker.
     publisher = EventPublisher(settings.kafka, source=NAME)
-    await publisher.start()
     try:
         yield publisher
     finally:

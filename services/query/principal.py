@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated
 
 from fastapi import Depends, Request
 
-NAME_MAX: Final = 128
+from shared.labels.record import WHO_MAX
 
 
 def principal_of(request: Request) -> str | None:
@@ -18,7 +18,7 @@ def principal_of(request: Request) -> str | None:
     if user is None or not user.is_authenticated:
         return None
     name = "".join(letter for letter in str(user.display_name) if letter.isprintable())
-    return name[:NAME_MAX] or None
+    return name[:WHO_MAX] or None
 
 
 Principal = Annotated[str | None, Depends(principal_of)]

@@ -20,7 +20,7 @@ from shared.labels.errors import (
 )
 from shared.labels.keys import LabelKey, label_key
 from shared.labels.record import COMMENT_MAX, Comment, LabelRecord, LabelTarget
-from shared.labels.rules import checked_target, takes
+from shared.labels.rules import checked_target
 from shared.labels.store import LabelStore, place_of
 
 __all__ = [
@@ -41,5 +41,4 @@ __all__ = [
     "checked_target",
     "label_key",
     "place_of",
-    "takes",
 ]

@@ -15,17 +15,6 @@ from shared.manifest import InstanceEntry, SeriesEntry, StudyManifest
 from shared.vision.tasks import TaskDefinition
 
 
-def takes(definition: TaskDefinition, series: SeriesEntry, instance: InstanceEntry) -> bool:
-    """Whether the task judges the frames of `instance`, as `Task.takes` says it, for a task that has no head yet."""
-    return (
-        instance.number_of_frames > 0
-        and series.modality.strip().upper() in definition.modalities
-        and (not definition.body_parts or (series.body_part or "").strip().upper() in definition.body_parts)
-        and (not definition.sop_classes or instance.sop_class_uid in definition.sop_classes)
-        and instance.sop_class_uid not in definition.excluded_sop_classes
-    )
-
-
 def checked_target(definition: TaskDefinition, manifest: StudyManifest, target: LabelTarget, label: str) -> LabelTarget:
     """`target`, with its series filled in, if `label` may be given to it.
 
@@ -38,7 +27,7 @@ def checked_target(definition: TaskDefinition, manifest: StudyManifest, target: 
     if manifest.mixed_patients:
         raise MixedPatientsError("The study's objects name different patients.")
     meant = _instances(manifest, target)
-    if not any(takes(definition, series, instance) for series, instance in meant):
+    if not any(definition.takes(series, instance) for series, instance in meant):
         raise NotTakenError(f"{definition.name} takes no image of this, by its modality, body part or SOP class.")
     if target.sop_instance_uid is None:
         return target

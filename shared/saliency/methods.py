@@ -48,7 +48,6 @@ def map_maker(
     mode: ModeName = "auto",
     parameters: Parameters | None = None,
     rise: RiseParameters | None = None,
-    batch_size: int | None = None,
 ) -> MapMaker:
     """The maker of a method's maps. Loads the float32 model and may run it.
 
@@ -58,14 +57,13 @@ def map_maker(
         mode: How ViT-CX is run.
         parameters: Of ViT-CX.
         rise: Of RISE.
-        batch_size: Masked images in one forward pass; by default the backbone's.
     """
     model = explained(backbone)
     if method == "rollout":
         return _OnePass(method, partial(rollout, model))
     if method == "legrad":
         return _OnePass(method, partial(legrad, model))
-    size = batch_size or backbone.batch_size
+    size = backbone.batch_size
     if method == "rise":
         forward, precision = fastest_forward(backbone)
         name = f"random-masks-{precision}"

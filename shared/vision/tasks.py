@@ -91,6 +91,16 @@ class TaskDefinition(TaskModel):
     explain: ExplainPolicy = ExplainPolicy()
     classes: tuple[TaskClass, ...] = Field(min_length=2)
 
+    def takes(self, series: SeriesEntry, instance: InstanceEntry) -> bool:
+        """Whether this task judges the frames of `instance`. A task takes a study if it takes any of its instances."""
+        return (
+            instance.number_of_frames > 0
+            and series.modality.strip().upper() in self.modalities
+            and (not self.body_parts or (series.body_part or "").strip().upper() in self.body_parts)
+            and (not self.sop_classes or instance.sop_class_uid in self.sop_classes)
+            and instance.sop_class_uid not in self.excluded_sop_classes
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -123,15 +133,8 @@ class Task:
         return np.array([entry.is_finding for entry in self.definition.classes], np.bool_)
 
     def takes(self, series: SeriesEntry, instance: InstanceEntry) -> bool:
-        """Whether this task judges the frames of `instance`. A task takes a study if it takes any of its instances."""
-        definition = self.definition
-        return (
-            instance.number_of_frames > 0
-            and series.modality.strip().upper() in definition.modalities
-            and (not definition.body_parts or (series.body_part or "").strip().upper() in definition.body_parts)
-            and (not definition.sop_classes or instance.sop_class_uid in definition.sop_classes)
-            and instance.sop_class_uid not in definition.excluded_sop_classes
-        )
+        """See `TaskDefinition.takes`."""
+        return self.definition.takes(series, instance)
 
 
 def task_names(tasks_dir: Path | None = None) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ from services.query.parts import Parts, Ready
 from services.query.problems import READ_ONLY, Problem, described
 from shared.events import FrameReference, StudyDiagnosed
 from shared.ids import Uid
-from shared.labels.rules import takes
 from shared.manifest import InstanceEntry, SeriesEntry
 from shared.own_results import is_own_result, may_be_own_result
 
@@ -107,7 +106,7 @@ def _frames(parts: Parts, file: StudyFile, request: ExplanationRequest) -> tuple
 def _is_judged(parts: Parts, task: str, series: SeriesEntry, instance: InstanceEntry) -> bool:
     """Whether the task may be asked about an object: not about a scout, nor about a map that came back from a PACS."""
     definition = parts.definitions.get(task)
-    if definition is not None and not takes(definition, series, instance):
+    if definition is not None and not definition.takes(series, instance):
         return False
     return not (may_be_own_result(instance.sop_class_uid) and is_own_result(parts.archive.get(instance.archive_key)))
 

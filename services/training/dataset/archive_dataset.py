@@ -16,7 +16,6 @@ from services.training.dataset.cases import Case, CaseImages, Dataset, DatasetEr
 from services.training.dataset.labels_file import LabelRow
 from shared.archive import Archive
 from shared.errors import PipelineError
-from shared.labels import takes
 from shared.manifest import InstanceEntry, SeriesEntry, StudyManifest
 from shared.vision.tasks import TaskDefinition
 
@@ -96,7 +95,7 @@ def archive_dataset(
         used = [
             labelled
             for series, instance in manifest.instances()
-            if takes(definition, series, instance)
+            if definition.takes(series, instance)
             and (labelled := _labelled(study, series, instance, by_place, of_frames)) is not None
         ]
         if used:

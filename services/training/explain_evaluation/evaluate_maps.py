@@ -214,14 +214,13 @@ def _better(estimates: Mapping[tuple[str, str], Estimate | None], names: Sequenc
 
 
 def _judged(frames: Sequence[MeasuredFrame], name: str, task: Task, parameters: Parameters) -> list[Verdict]:
-    made_with = {"delta": parameters.delta, "noise_std": parameters.noise_std, "fill": parameters.fill}
     return [
         judge_range(
             frame.maps[name].range,
             task.explain_reference,
             head_id=task.head.id,
             method=METHOD,
-            parameters={**made_with, "max_masks": parameters.max_masks},
+            parameters=asdict(parameters),
         )
         for frame in frames
     ]

@@ -19,6 +19,7 @@ from shared.errors import (
 )
 from shared.events import Decision, ExplanationRequested, FrameReference, Reliability, ResultKind, StudyExplained
 from shared.explanation_failure import ExplanationFailure
+from shared.saliency.faithfulness import FaithfulnessParameters
 from shared.saliency.reliability import ExplainReference
 from shared.vision.tasks import ExplainPolicy
 from tests.services.explainer.conftest import evidence, mr_slice, with_explainer
@@ -153,6 +154,7 @@ def test_another_answer_is_not_put_under_somebodys_request(step, archive, judged
 
     with pytest.raises(MalformedEventError):
         step.requested(forged)
+    assert not archive.exists(key_of(asked, "failed"))
 
     assert step.requested(asked).label == "glioma-like"
 
@@ -272,3 +274,20 @@ def test_a_map_that_random_weights_could_have_drawn_is_flagged_everywhere(step, 
     assert made.reliability is Reliability.NOT_RELIABLE
     assert ResultKind.SEGMENTATION not in {found.kind for found in made.objects}
     assert json.loads(archive.get(made.record_key))["reliability"] == "not-reliable"
+
+
+def test_the_batch_size_makes_no_map_anew(step, judged):
+    first = step(judged)
+    trust = replace(step.make.trust, faithfulness=FaithfulnessParameters(batch_size=3))
+
+    assert replace(step, make=replace(step.make, trust=trust))(judged) == first
+
+
+def test_an_image_beyond_the_limits_is_told_as_too_large(with_policy, archive, diagnosed):
+    archive.put(instance_key("1.2.3", "1.2.3.4", "1.2.3.4.6"), mr_slice(rows=60))
+    step = with_policy("findings", 2)
+    limits = replace(step.make.limits, max_frame_pixels=1500)
+
+    explained = replace(step, make=replace(step.make, limits=limits))(diagnosed)
+
+    assert [failed.reason for failed in explained.frames_failed] == ["too-large"]

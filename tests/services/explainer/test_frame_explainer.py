@@ -83,7 +83,8 @@ def test_every_other_method_gives_a_map_of_the_frame(backbone, head, frames, met
     assert found.values.shape == (48, 48)
     assert found.values.min() >= 0
     assert found.values.max() > 0
-    assert found.mask_count == 1
+    assert found.mask_count == (20 if method == "rise" else 0)
+    assert found.scale == 1.0
     assert np.array_equal(found.values, again.values)
 
 
@@ -105,7 +106,7 @@ def test_frames_together_give_the_maps_that_they_give_alone(backbone, head, fram
 
 def test_a_frame_that_cannot_be_explained_leaves_the_others_alone(backbone, head, frames):
     broken = replace(frames[1], pixels=np.full_like(frames[1].pixels, np.nan))
-    explainer = SaliencyExplainer(backbone, section(masked_batch_size=5))
+    explainer = SaliencyExplainer(backbone, section())
 
     outcomes = explainer.explain_all(
         [FrameRequest(frame, head, "normal", 1) for frame in (frames[0], broken, frames[2])]
@@ -155,3 +156,13 @@ def test_noise_of_a_number_is_the_same_whatever_was_drawn_before():
     draws = torch.stack([standard_normal(7, number, (3, 64, 64), cpu) for number in range(8)])
     assert abs(float(draws.mean())) < 0.02
     assert abs(float(draws.std()) - 1) < 0.02
+
+
+def test_what_does_not_change_a_map_does_not_make_it_another_variant(backbone, head):
+    def variant(**changes):
+        explainer = SaliencyExplainer(backbone, section(**changes))
+        return explainer.variant
+
+    assert variant(rise_masks=7) == variant(rise_masks=8)
+    assert variant(delta=0.2) != variant(delta=0.1)
+    assert variant(method="rise", rise_masks=7) != variant(method="rise", rise_masks=8)
