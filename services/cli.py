@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from services.index_commands import index_app
 from services.listener.commands import listener_app
 from services.training.command_line import task_app, train_command
 from services.training.explain_evaluation.command import evaluate_app
@@ -26,6 +27,7 @@ app = typer.Typer(
 topics_app = typer.Typer(help="The Kafka topics.", no_args_is_help=True)
 schemas_app = typer.Typer(help="The frozen schemas and documents generated from the code.", no_args_is_help=True)
 app.add_typer(listener_app, name="listener")
+app.add_typer(index_app, name="index")
 app.add_typer(topics_app, name="topics")
 app.add_typer(schemas_app, name="schemas")
 app.add_typer(task_app, name="task")
@@ -58,26 +60,6 @@ def query() -> None:
     from services.query.app import main as run
 
     run()
-
-
-@app.command()
-def index(
-    data: Annotated[Path, typer.Option(help="Folder of the embedded engine.")],
-    socket: Annotated[Path, typer.Option(help="Unix socket to serve on.")],
-    monitoring_host: Annotated[str, typer.Option(help="Address of /metrics.")] = "127.0.0.1",
-    monitoring_port: Annotated[int, typer.Option(help="Port of /metrics; 0: any free one.")] = 0,
-    endpoint_file: Annotated[Path | None, typer.Option(help="Where to write the bound addresses as JSON.")] = None,
-) -> None:
-    """Run the embedded vector engine's one owner process."""
-    from shared.vector_index import serve_edge
-
-    serve_edge(
-        data,
-        socket,
-        monitoring_host=monitoring_host,
-        monitoring_port=monitoring_port,
-        endpoint_file=endpoint_file,
-    )
 
 
 @app.command()

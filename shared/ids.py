@@ -31,3 +31,13 @@ def event_id(event_type: str, *parts: str | int) -> UUID:
 def point_id(backbone_id: str, sop_instance_uid: str, frame_number: int) -> UUID:
     """The id of one frame's point in the vector index. `frame_number` counts from 1."""
     return uuid5(NAMESPACE, f"{backbone_id}|{sop_instance_uid}|{frame_number}")
+
+
+def region_id(frame_id: UUID, cell: int) -> UUID:
+    """The id of one cell of a frame; `cell` counts from 0, row by row."""
+    return uuid5(frame_id, f"region|{cell}")
+
+
+def mean_id(backbone_id: str, instance_uid: str) -> UUID:
+    """The id of the point that stands for a whole series or study, by its Instance UID."""
+    return uuid5(NAMESPACE, f"{backbone_id}|{instance_uid}")

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from shared.errors import ConfigurationError
 from shared.settings import QdrantSettings
 from shared.vector_index.port import VectorIndex
 
-__all__ = ["collection_name", "open_index", "serve_edge"]
+__all__ = ["Level", "collection_name", "open_index", "serve_edge", "space_collection_name"]
+
+Level = Literal["frames", "regions", "series", "studies"]
+"""What a point of a collection stands for: a frame's class token; the mean patch token of a cell of a frame; the
+normalised mean of a series' or a study's frames."""
 
 
 def open_index(settings: QdrantSettings, *, collection: str, dim: int) -> VectorIndex:
@@ -35,9 +40,24 @@ def open_index(settings: QdrantSettings, *, collection: str, dim: int) -> Vector
     )
 
 
-def collection_name(backbone_id: str) -> str:
-    """The collection of a backbone's frames; distinct ids that differ only in odd characters get distinct names."""
-    return "frames-" + re.sub(r"[^A-Za-z0-9.-]", lambda found: f"_{ord(found[0]):x}_", backbone_id)
+def collection_name(backbone_id: str, level: Level = "frames") -> str:
+    """The collection of a backbone's points of one level.
+
+    Distinct ids that differ only in odd characters get distinct names.
+    """
+    return f"{level}-{_safe(backbone_id)}"
+
+
+def space_collection_name(head_id: str) -> str:
+    """The collection of frames in a task's own space: the projection is part of the head, so a new head has a new one.
+
+    Its points have the ids and payloads of those in the backbone's collection of frames.
+    """
+    return f"task-{_safe(head_id)}"
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]", lambda found: f"_{ord(found[0]):x}_", name)
 
 
 def serve_edge(

@@ -6,71 +6,42 @@ every call, does not survive a fork, and a second opener of its files makes the 
 
 from __future__ import annotations
 
-import fcntl
-import json
-import logging
-import os
-import shutil
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 from uuid import UUID
 
-import numpy as np
 import qdrant_edge as edge
 
 from shared.errors import ConfigurationError, IndexUnavailableError
+from shared.vector_index.edge_folder import FolderLock, copy_tree
+from shared.vector_index.edge_rebuild import Rebuild, Wear, flat_points_of, recover
 from shared.vector_index.edge_settings import IndexSection
-from shared.vector_index.filters import is_empty, require_keyword
-from shared.vector_index.port import (
-    INTEGER_FIELDS,
-    KEYWORD_FIELDS,
-    AnyOf,
-    Condition,
-    Embedding,
-    Field,
-    Filter,
-    FramePayload,
-    FramePoint,
-    Hit,
+from shared.vector_index.edge_shard import (
+    close_shard,
+    compile_filter,
+    create_shard,
+    hit_of,
+    load_shard,
+    point_of,
+    search_params,
+    shard_config,
+    stored_dim,
+    study_hit_of,
+    upsert_operation,
+    wanted_dim,
 )
-from shared.vector_index.studies import best_of_each_study
-from shared.vector_index.vectors import checked, checked_points, cosine, normalized
+from shared.vector_index.filters import is_empty, require_keyword
+from shared.vector_index.port import Embedding, Field, Filter, FramePoint, Hit
+from shared.vector_index.studies import StudyHit, best_of_each_study
+from shared.vector_index.vectors import checked, checked_points, cosine
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_LAST_ID = UUID(int=2**128 - 1)
-_EVERY_VALUE = 2**31
-
-
-class FolderLock:
-    """An advisory lock on a folder, held until `release` or the process's end."""
-
-    def __init__(self, folder: Path) -> None:
-        """Take it at once.
-
-        Raises:
-            ConfigurationError: another process holds it, or the folder cannot be written.
-        """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(folder / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise ConfigurationError(f"cannot use the index folder {folder}: {error}") from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            owner = os.read(self._file, 32).decode(errors="replace").strip() or "unknown"
-            os.close(self._file)
-            raise ConfigurationError(f"the index folder {folder} is in use by process {owner}") from error
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
-
-    def release(self) -> None:
-        """Give it back."""
-        os.close(self._file)
+_LAST_ID: Final = UUID(int=2**128 - 1)
+_EVERY_VALUE: Final = 2**31
+_CATCH_UP_POINTS: Final = 1000
 
 
 class EdgeEngine:
@@ -87,14 +58,22 @@ class EdgeEngine:
                 vectors of another length.
             IndexUnavailableError: the engine cannot open its files.
         """
+        self.folder = folder
         self._shard_dir = folder / "shard"
-        self._settings = settings
         self._guard = threading.RLock()
         self._shard: edge.EdgeShard | None = None
+        self._rebuild: Rebuild | None = None
+        self._wear = Wear(settings.flat_below_points)
+        self._params = search_params(settings)
         self._lock = FolderLock(folder)
         try:
-            self.dim = self._stored_dim() or self._create(dim)
+            recover(folder)
+            stored = stored_dim(self._shard_dir)
+            self.dim = stored or wanted_dim(folder, dim)
             self.require_dim(dim)
+            self._config = shard_config(self.dim, settings)
+            if stored is None:
+                create_shard(self._shard_dir, self._config)
             self._run(lambda shard: None)
         except BaseException:
             self._lock.release()
@@ -112,39 +91,45 @@ class EdgeEngine:
         self.apply(points)
         self.flush()
 
-    def apply(self, points: Sequence[FramePoint]) -> None:
-        """Store or replace `points` without waiting for the disk; `flush` makes them last."""
+    def insert(self, points: Sequence[FramePoint]) -> None:
+        self.apply(points, only_new=True)
+        self.flush()
+
+    def apply(self, points: Sequence[FramePoint], *, only_new: bool = False) -> None:
+        """Store `points` without waiting for the disk; `flush` makes them last."""
+        if only_new:
+            points = [*{point.id: point for point in reversed(points)}.values()]
         rows = checked_points(points, self.dim)
-        stored = [
-            edge.Point(point.id, row, point.payload.model_dump(exclude_none=True))
-            for point, row in zip(points, rows, strict=True)
-        ]
-        if stored:
-            self._run(lambda shard: shard.update(edge.UpdateOperation.upsert_points(stored)))
+        if not points:
+            return
+        operation = upsert_operation(points, rows, only_new=only_new)
+        with self._guard:
+            if self._rebuild is not None:
+                self._rebuild.changes.ids.update(point.id for point in points)
+            self._run(lambda shard: shard.update(operation))
+            self._wear.written += len(points)
 
     def flush(self) -> None:
         """Write everything to the disk."""
         self._run(lambda shard: shard.flush())
 
     def search(self, vector: Embedding, *, limit: int, where: Filter = Filter()) -> list[Hit]:
-        row = checked(vector, self.dim)
-        if limit < 1:
-            return []
-        request = edge.QueryRequest(
-            limit=limit, query=edge.Query.Nearest(row.tolist()), filter=_compile(where), with_payload=True
-        )
-        found = self._run(lambda shard: shard.query(request))
-        return [Hit(_uuid(hit.id), cosine(hit.score), FramePayload.model_validate(hit.payload)) for hit in found]
+        return [hit_of(found) for found in self._nearest(vector, limit=limit, where=where, payload=True)]
 
     def search_studies(self, vector: Embedding, *, limit: int, where: Filter = Filter()) -> list[Hit]:
-        return best_of_each_study(
-            lambda narrowed: self.search(vector, limit=8 * limit, where=narrowed), limit=limit, where=where
-        )
+        def fetch(narrowed: Filter, count: int) -> list[StudyHit]:
+            found = self._nearest(vector, limit=count, where=narrowed, payload=["study_instance_uid"])
+            return [study_hit_of(one) for one in found]
+
+        with self._guard:
+            best = best_of_each_study(fetch, limit=limit, where=where)
+            points = {point.id: point for point in self.retrieve([one.id for one in best])}
+        return [Hit(one.id, cosine(one.score), points[one.id].payload) for one in best]
 
     def retrieve(self, ids: Sequence[UUID]) -> list[FramePoint]:
         wanted: list[int | UUID | str] = [*dict.fromkeys(ids)]
         records = self._run(lambda shard: shard.retrieve(wanted, True, True)) if wanted else []
-        found = {point.id: point for point in map(_point, records)}
+        found = {point.id: point for point in map(point_of, records)}
         return [found[key] for key in ids if key in found]
 
     def scroll(self, *, limit: int, where: Filter = Filter(), after: UUID | None = None) -> list[FramePoint]:
@@ -153,37 +138,121 @@ class EdgeEngine:
         request = edge.ScrollRequest(
             offset=None if after is None else UUID(int=after.int + 1),
             limit=limit,
-            filter=_compile(where),
+            filter=compile_filter(where),
             with_payload=True,
             with_vector=True,
         )
         records, _ = self._run(lambda shard: shard.scroll(request))
-        return [_point(record) for record in records]
+        return [point_of(record) for record in records]
 
     def count(self, where: Filter = Filter()) -> int:
-        return self._run(lambda shard: shard.count(edge.CountRequest(exact=True, filter=_compile(where))))
+        return self._run(lambda shard: shard.count(edge.CountRequest(exact=True, filter=compile_filter(where))))
 
     def facet(self, field: Field, where: Filter = Filter()) -> dict[str, int]:
         require_keyword(field)
-        request = edge.FacetRequest(field, limit=_EVERY_VALUE, exact=True, filter=_compile(where))
+        request = edge.FacetRequest(field, limit=_EVERY_VALUE, exact=True, filter=compile_filter(where))
         return {str(hit.value): hit.count for hit in self._run(lambda shard: shard.facet(request)).hits}
 
     def delete(self, where: Filter) -> None:
         if is_empty(where):
             raise ValueError("an empty filter would delete everything")
-        compiled = _compile(where)
-        self._run(lambda shard: shard.update(edge.UpdateOperation.delete_points_by_filter(compiled)))
-        self.flush()
+        compiled = compile_filter(where)
+        with self._guard:
+            if self._rebuild is not None:
+                self._rebuild.changes.deleted.append(where)
+            self._wear.removed += self.count(where)
+            self._run(lambda shard: shard.update(edge.UpdateOperation.delete_points_by_filter(compiled)))
+            self.flush()
+
+    def flat_points(self) -> int:
+        """How many points no graph holds yet: a search compares itself with each of them."""
+        return self._run(lambda shard: flat_points_of(shard.info()))
+
+    def is_rebuild_due(self) -> bool:
+        """Whether a graph is due, or removed points are many."""
+        return self._run(lambda shard: self._wear.is_due(shard.info()))
+
+    def begin_rebuild(self) -> Path:
+        """Copy the shard and note every change from now on; the copy's folder, for `edge_rebuild` to optimise.
+
+        Raises:
+            IndexUnavailableError: the disk is full or fails.
+        """
+        with self._guard:
+            self.flush()
+            try:
+                self._rebuild = Rebuild(self._shard_dir, self._config)
+            except OSError as error:
+                raise IndexUnavailableError(f"the collection could not be copied: {error}") from error
+            self._wear.begin()
+            return self._rebuild.draft
+
+    def catch_up(self, *, at_most: int) -> int:
+        """Bring the copy up to `at_most` changed points nearer; how many are left.
+
+        Raises:
+            IndexUnavailableError: the engine failed; the rebuild is given up.
+        """
+        with self._guard:
+            rebuild = self._under_way()
+            try:
+                return self._run(lambda shard: rebuild.catch_up(shard, at_most=at_most))
+            except IndexUnavailableError:
+                self.abandon_rebuild()
+                raise
+
+    def finish_rebuild(self) -> None:
+        """Catch up with what is left and put the copy in the shard's place, at once; `edge_rebuild.drop_old` follows.
+
+        Raises:
+            IndexUnavailableError: it failed; the collection is as it was.
+        """
+        with self._guard:
+            rebuild = self._under_way()
+            while self.catch_up(at_most=_CATCH_UP_POINTS) or rebuild.changes.deleted:
+                pass
+            self.flush()
+            try:
+                rebuild.close_copy()
+                self._discard()
+                rebuild.put_in_place()
+                self._rebuild = None
+                self._wear.end(flat=self.flat_points())
+            except Exception as error:
+                self.abandon_rebuild()
+                raise IndexUnavailableError(f"the tidied copy could not be put in place: {error}") from error
+
+    def abandon_rebuild(self) -> None:
+        """Drop the copy, if there is one."""
+        with self._guard:
+            rebuild, self._rebuild = self._rebuild, None
+            if rebuild is not None:
+                rebuild.discard()
 
     def optimize(self) -> bool:
-        """Build graphs and drop deleted points where that is due; says whether anything was done.
+        """Build graphs and drop deleted points in place, where nobody waits; says whether anything was done.
 
         Blocks every thread of the process, for the better part of a minute with 100,000 points.
         """
         return self._run(lambda shard: shard.optimize())
 
+    def copy_to(self, folder: Path) -> int:
+        """Copy the collection, flushed, to a new folder that `EdgeEngine` can open; how many points it holds.
+
+        Raises:
+            IndexUnavailableError: the disk is full or fails.
+        """
+        with self._guard:
+            self.flush()
+            try:
+                copy_tree(self._shard_dir, folder / "shard")
+            except OSError as error:
+                raise IndexUnavailableError(f"the collection could not be copied: {error}") from error
+            return self.count()
+
     def close(self) -> None:
         with self._guard:
+            self.abandon_rebuild()
             try:
                 if self._shard is not None:
                     self.flush()
@@ -191,11 +260,31 @@ class EdgeEngine:
                 self._discard()
                 self._lock.release()
 
+    def _nearest(
+        self, vector: Embedding, *, limit: int, where: Filter, payload: bool | list[str]
+    ) -> list[edge.ScoredPoint]:
+        row = checked(vector, self.dim)
+        if limit < 1:
+            return []
+        request = edge.QueryRequest(
+            limit=limit,
+            query=edge.Query.Nearest(row.tolist()),
+            filter=compile_filter(where),
+            with_payload=payload,
+            params=self._params,
+        )
+        return self._run(lambda shard: shard.query(request))
+
+    def _under_way(self) -> Rebuild:
+        if self._rebuild is None:
+            raise IndexUnavailableError("no rebuild is under way")
+        return self._rebuild
+
     def _run(self, work: Callable[[edge.EdgeShard], T]) -> T:
         with self._guard:
             try:
                 if self._shard is None:
-                    self._shard = self._load()
+                    self._shard = load_shard(self._shard_dir, self._config)
                 return work(self._shard)
             except (KeyboardInterrupt, SystemExit):
                 raise
@@ -206,89 +295,5 @@ class EdgeEngine:
 
     def _discard(self) -> None:
         shard, self._shard = self._shard, None
-        if shard is None:
-            return
-        try:
-            shard.close()
-        except Exception:
-            log.warning("the engine did not close cleanly", exc_info=True)
-
-    def _load(self) -> edge.EdgeShard:
-        shard = edge.EdgeShard.load(str(self._shard_dir), self._config(self.dim))
-        missing = set(_INDEXES) - set(shard.info().payload_schema)
-        for name in sorted(missing):
-            shard.update(edge.UpdateOperation.create_field_index(name, _INDEXES[name]))
-        return shard
-
-    def _create(self, dim: int | None) -> int:
-        if dim is None:
-            raise ConfigurationError(f"{self._shard_dir.parent} holds no collection")
-        # Made aside and renamed, so that a kill in between leaves nothing half made in its place.
-        draft = self._shard_dir.with_name("shard.new")
-        shutil.rmtree(draft, ignore_errors=True)
-        try:
-            shard = edge.EdgeShard.create(str(draft), self._config(dim))
-            # Indexed before anything is loaded: later indexes leave the graph without links for filters.
-            for name, kind in _INDEXES.items():
-                shard.update(edge.UpdateOperation.create_field_index(name, kind))
-            shard.flush()
-            shard.close()
-            draft.rename(self._shard_dir)
-        except Exception as error:
-            raise IndexUnavailableError(f"the embedded engine cannot make {self._shard_dir}: {error}") from error
-        _sync_folder(self._shard_dir.parent)
-        return dim
-
-    def _stored_dim(self) -> int | None:
-        path = self._shard_dir / "edge_config.json"
-        if not path.exists():
-            return None
-        try:
-            return int(json.loads(path.read_text())["vectors"][""]["size"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigurationError(f"{path} is not a configuration of this engine: {error}") from error
-
-    def _config(self, dim: int) -> edge.EdgeConfig:
-        kilobytes = max(1, self._settings.flat_below_points * dim * 4 // 1024)
-        return edge.EdgeConfig(
-            vectors=edge.EdgeVectorParams(size=dim, distance=edge.Distance.Cosine),
-            hnsw_config=edge.HnswIndexConfig(m=16, ef_construct=128, full_scan_threshold=10_000),
-            optimizers=edge.EdgeOptimizersConfig(indexing_threshold=kilobytes),
-            wal_enabled=True,
-        )
-
-
-_INDEXES: dict[str, edge.PayloadSchemaType] = {
-    **dict.fromkeys(KEYWORD_FIELDS, edge.PayloadSchemaType.Keyword),
-    **dict.fromkeys(INTEGER_FIELDS, edge.PayloadSchemaType.Integer),
-}
-
-
-def _compile(where: Filter) -> edge.Filter:
-    return edge.Filter(
-        must=[_condition(condition) for condition in where.must],
-        must_not=[_condition(condition) for condition in where.must_not],
-    )
-
-
-def _condition(condition: Condition) -> edge.FieldCondition:
-    if isinstance(condition, AnyOf):
-        return edge.FieldCondition(condition.field, match=edge.MatchAny(list(condition.values)))
-    return edge.FieldCondition(condition.field, range=edge.RangeFloat(gte=condition.low, lte=condition.high))
-
-
-def _uuid(value: object) -> UUID:
-    return value if isinstance(value, UUID) else UUID(str(value))
-
-
-def _point(record: edge.Record) -> FramePoint:
-    vector = normalized(np.asarray(record.vector, dtype=np.float32))
-    return FramePoint(_uuid(record.id), vector, FramePayload.model_validate(record.payload))
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        if shard is not None:
+            close_shard(shard)

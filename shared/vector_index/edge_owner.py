@@ -1,32 +1,38 @@
 """All collections of one data folder, driven from the one thread that may touch the engine.
 
-upsert ─▶ queue ─▶ apply all that wait, flush once, answer all ─▶ (no writes for a while) optimise
+write ─▶ queue ─▶ apply all that wait, flush once, answer all
+tidying and snapshots hold writes back for moments; searches are answered throughout
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from shared.errors import ConfigurationError, SimilisError
 from shared.health import Health
 from shared.vector_index import metrics
-from shared.vector_index.edge_engine import EdgeEngine, FolderLock
+from shared.vector_index.edge_aliases import AliasFile
+from shared.vector_index.edge_engine import EdgeEngine
+from shared.vector_index.edge_folder import FolderLock
 from shared.vector_index.edge_settings import IndexSection
-from shared.vector_index.port import FramePoint
+from shared.vector_index.edge_tidy import TidyCollection
+from shared.vector_index.names import require_name
+from shared.vector_index.port import Filter, FramePoint
+from shared.vector_index.snapshots import SnapshotCollection, finish_snapshot, require_no_restore, start_snapshot
+from shared.vector_index.vectors import checked_points
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+_LOOK_S: Final = 0.5
 
 
 @dataclass(slots=True)
@@ -34,6 +40,7 @@ class _Upsert:
     collection: str
     dim: int
     points: Sequence[FramePoint]
+    only_new: bool
     done: asyncio.Future[None]
 
 
@@ -44,7 +51,7 @@ class EdgeOwner:
         """Take the folder.
 
         Raises:
-            ConfigurationError: another process owns it.
+            ConfigurationError: another process owns it, a restore was interrupted, or the aliases cannot be read.
         """
         self._lock = FolderLock(data_dir)
         self._data_dir = data_dir
@@ -55,13 +62,21 @@ class EdgeOwner:
         self._engines: dict[str, EdgeEngine] = {}
         self._pending: list[_Upsert] = []
         self._writer: asyncio.Task[None] | None = None
+        # Held by whoever writes, and by whoever needs that nobody does.
+        self._writing = asyncio.Lock()
         self._last_write = time.monotonic()
         self._untidy: set[str] = set()
+        try:
+            require_no_restore(data_dir)
+            self._aliases = AliasFile(data_dir)
+        except ConfigurationError:
+            self._lock.release()
+            raise
 
     async def open_existing(self) -> None:
         """Open every collection in the folder, which replays its log."""
-        for config in sorted(self._data_dir.glob("*/shard/edge_config.json")):
-            await self._on_engine_thread(partial(self._engine, config.parent.parent.name, None))
+        for name in self._stored():
+            await self.on_engine_thread(partial(self._engine, name, None))
 
     async def call(self, collection: str, dim: int, work: Callable[[EdgeEngine], T]) -> T:
         """Run `work` on a collection's engine, which is made if it is not there.
@@ -70,43 +85,88 @@ class EdgeOwner:
             ConfigurationError: the name is not safe, or the collection holds vectors of another length.
             IndexUnavailableError: the engine failed.
         """
-        return await self._on_engine_thread(lambda: work(self._engine(collection, dim)))
+        return await self.on_engine_thread(lambda: work(self._engine(collection, dim)))
 
-    async def upsert(self, collection: str, dim: int, points: Sequence[FramePoint]) -> None:
-        """Store points; when it returns they are on the disk."""
-        request = _Upsert(collection, dim, points, asyncio.get_running_loop().create_future())
+    async def upsert(self, collection: str, dim: int, points: Sequence[FramePoint], *, only_new: bool = False) -> None:
+        """Store points; when it returns they are on the disk. A search may see a part of them before.
+
+        Raises:
+            InvalidVectorError: one of the vectors is not valid; nothing is stored.
+        """
+        checked_points(points, dim)
+        request = _Upsert(collection, dim, points, only_new, asyncio.get_running_loop().create_future())
         self._pending.append(request)
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write_all())
         await request.done
 
-    async def wrote(self, collection: str) -> None:
-        """Note that a collection changed."""
-        self._last_write = time.monotonic()
-        self._untidy.add(collection)
-        try:
-            points = await self._on_engine_thread(lambda: self._engine(collection, None).count())
-        except SimilisError as error:
-            log.warning("collection %s could not be counted: %s", collection, error)
-        else:
-            metrics.POINTS.labels(collection).set(points)
+    async def delete(self, collection: str, dim: int, where: Filter) -> None:
+        """Remove the points that meet the filter; when it returns that is on the disk."""
+        async with self._writing:
+            await self.call(collection, dim, lambda engine: engine.delete(where))
+        await self._wrote(collection)
+
+    async def get_alias(self, alias: str) -> str | None:
+        """The collection that an alias stands for."""
+        return self._aliases.get(alias)
+
+    async def switch_alias(self, alias: str, collection: str) -> None:
+        """Let an alias stand for a collection; when it returns that is on the disk.
+
+        Raises:
+            ConfigurationError: there is no such collection, or the alias cannot be a name.
+        """
+        require_name(alias)
+        if collection not in self.collections():
+            raise ConfigurationError(f"there is no collection {collection!r}")
+        await asyncio.to_thread(self._aliases.switch, alias, collection)
+
+    def collections(self) -> list[str]:
+        """All collections, in order."""
+        return sorted({*self._engines, *self._stored()})
+
+    async def snapshot(self, target: Path) -> dict[str, int]:
+        """Copy every collection and the aliases to `target`; how many points each holds there.
+
+        One state of all collections: writes wait meanwhile, searches do between two collections.
+
+        Raises:
+            ConfigurationError: `target` is there already or cannot be written.
+            IndexUnavailableError: the disk is full or fails.
+        """
+        draft = await asyncio.to_thread(start_snapshot, target)
+        async with self._writing:
+            copied: list[SnapshotCollection] = []
+            for name in self.collections():
+                engine = await self.on_engine_thread(partial(self._engine, name, None))
+                points = await self.on_engine_thread(partial(engine.copy_to, draft / name))
+                copied.append(SnapshotCollection(name=name, dim=engine.dim, points=points))
+            aliases = self._aliases.all()
+        await asyncio.to_thread(finish_snapshot, draft, target, copied, aliases)
+        return {one.name: one.points for one in copied}
 
     async def tidy_for_ever(self) -> None:
-        """Optimise changed collections whenever nothing was written for a while."""
-        idle_s = self._settings.optimize_idle_s
+        """Rebuild changed collections where that is due: once writes pause, else from time to time."""
+        settings = self._settings
+        last_look = time.monotonic()
         while True:
-            left_s = self._last_write + idle_s - time.monotonic()
-            if left_s > 0 or not self._untidy:
-                await asyncio.sleep(left_s if left_s > 0 else idle_s)
+            await asyncio.sleep(min(_LOOK_S, settings.optimize_idle_s))
+            now = time.monotonic()
+            is_idle = now - self._last_write >= settings.optimize_idle_s
+            if not self._untidy or not (is_idle or now - last_look >= settings.optimize_every_s):
                 continue
-            collection = self._untidy.pop()
-            try:
-                with metrics.OPTIMIZE_SECONDS.time():
-                    changed = await self._on_engine_thread(partial(self._optimize, collection))
-                if changed:
-                    log.info("collection %s optimised", collection)
-            except SimilisError as error:
-                log.warning("collection %s could not be optimised: %s", collection, error)
+            untidy, self._untidy = self._untidy, set()
+            for collection in sorted(untidy):
+                try:
+                    engine = await self.on_engine_thread(partial(self._engine, collection, None))
+                    tidy = TidyCollection(engine, settings, self._writing, self.on_engine_thread)
+                    if await tidy():
+                        log.info("collection %s optimised", collection)
+                        await self._measure(collection)
+                except SimilisError as error:
+                    log.warning("collection %s could not be optimised: %s", collection, error)
+                    metrics.ERRORS.labels("optimize", "engine").inc()
+            last_look = time.monotonic()
 
     async def close(self) -> None:
         """Finish the writes under way, close every collection, give the folder back."""
@@ -114,7 +174,7 @@ class EdgeOwner:
             await self._writer
         try:
             for engine in self._engines.values():
-                await self._on_engine_thread(engine.close)
+                await self.on_engine_thread(engine.close)
         finally:
             self._thread.shutdown()
             self._lock.release()
@@ -123,7 +183,8 @@ class EdgeOwner:
         while self._pending:
             group, self._pending = self._pending, []
             try:
-                outcome = await self._on_engine_thread(partial(self._commit, group))
+                async with self._writing:
+                    outcome = await self._commit(group)
             except Exception as error:
                 # Whatever it was, nobody may be left waiting.
                 log.exception("a group of upserts failed")
@@ -136,54 +197,68 @@ class EdgeOwner:
                 else:
                     request.done.set_exception(failure)
             for collection in {request.collection for request, failure in outcome if failure is None}:
-                await self.wrote(collection)
+                await self._wrote(collection)
 
-    def _commit(self, group: Sequence[_Upsert]) -> list[tuple[_Upsert, Exception | None]]:
+    async def _commit(self, group: Sequence[_Upsert]) -> list[tuple[_Upsert, Exception | None]]:
         outcome: list[tuple[_Upsert, Exception | None]] = []
-        by_collection: dict[str, list[_Upsert]] = {}
+        applied: dict[str, list[_Upsert]] = {}
         for request in group:
-            by_collection.setdefault(request.collection, []).append(request)
-        for requests in by_collection.values():
-            outcome += self._commit_collection(requests)
-        return outcome
-
-    def _commit_collection(self, requests: Sequence[_Upsert]) -> list[tuple[_Upsert, Exception | None]]:
-        outcome: list[tuple[_Upsert, Exception | None]] = []
-        applied: list[_Upsert] = []
-        engine: EdgeEngine | None = None
-        for request in requests:
             try:
-                engine = self._engine(request.collection, request.dim)
-                engine.apply(request.points)
-                applied.append(request)
+                await self._apply(request)
+                applied.setdefault(request.collection, []).append(request)
             except SimilisError as error:
                 outcome.append((request, error))
-        failure: SimilisError | None = None
-        if engine is not None and applied:
+        for collection, requests in applied.items():
+            failure: SimilisError | None = None
             try:
-                engine.flush()
+                await self.on_engine_thread(self._engine(collection, None).flush)
             except SimilisError as error:
                 failure = error
             else:
                 metrics.COMMITS.inc()
-                metrics.UPSERTED.inc(sum(len(request.points) for request in applied))
-        return outcome + [(request, failure) for request in applied]
+                metrics.UPSERTED.inc(sum(len(request.points) for request in requests))
+            outcome += [(request, failure) for request in requests]
+        return outcome
 
-    def _optimize(self, collection: str) -> bool:
-        return self._engine(collection, None).optimize()
+    async def _apply(self, request: _Upsert) -> None:
+        # In turns, so that searches need not wait for the whole of a large request.
+        turn = self._settings.points_per_turn
+        for start in range(0, max(1, len(request.points)), turn):
+            apply = partial(EdgeEngine.apply, points=request.points[start : start + turn], only_new=request.only_new)
+            await self.call(request.collection, request.dim, apply)
+
+    async def _wrote(self, collection: str) -> None:
+        self._last_write = time.monotonic()
+        self._untidy.add(collection)
+        try:
+            await self._measure(collection)
+        except SimilisError as error:
+            log.warning("collection %s could not be counted: %s", collection, error)
+
+    async def _measure(self, collection: str) -> None:
+        engine = self._engines[collection]
+        metrics.POINTS.labels(collection).set(await self.on_engine_thread(engine.count))
+        metrics.FLAT_POINTS.labels(collection).set(await self.on_engine_thread(engine.flat_points))
 
     def _engine(self, collection: str, dim: int | None) -> EdgeEngine:
         engine = self._engines.get(collection)
         if engine is None:
-            if _NAME.fullmatch(collection) is None:
-                raise ConfigurationError(f"{collection!r} cannot name a collection")
-            engine = EdgeEngine(self._data_dir / collection, dim=dim, settings=self._settings)
+            engine = EdgeEngine(self._data_dir / require_name(collection), dim=dim, settings=self._settings)
             self._engines[collection] = engine
+            self._untidy.add(collection)
             metrics.POINTS.labels(collection).set(engine.count())
+            metrics.FLAT_POINTS.labels(collection).set(engine.flat_points())
         engine.require_dim(dim)
         return engine
 
-    def _on_engine_thread(self, work: Callable[[], T]) -> Awaitable[T]:
+    def _stored(self) -> list[str]:
+        # Also where a kill left only the old shard: opening the collection puts that back.
+        found = (*self._data_dir.glob("*/shard/edge_config.json"), *self._data_dir.glob("*/shard.old/edge_config.json"))
+        return sorted({config.parent.parent.name for config in found})
+
+    def on_engine_thread(self, work: Callable[[], T]) -> Awaitable[T]:
+        """The result of `work`, which may touch the engine; calls are served in their order."""
+
         def watched() -> T:
             self._health.progress(busy=True)
             try:

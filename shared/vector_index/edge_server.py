@@ -1,7 +1,7 @@
 """`similis index`: the one process that owns the embedded engine, behind a Unix socket.
 
-POST /v1/<collection>/<operation>, msgpack in and out (see `wire`)
-400 malformed   409 another vector length   413 too large   422 invalid vector   503 engine failed
+POST /v1/<collection>/<operation>, /owner/<operation>, msgpack in and out (see `wire`)
+400 malformed   409 another vector length, no such collection   413 too large   422 invalid vector   503 engine failed
 """
 
 from __future__ import annotations
@@ -98,13 +98,13 @@ def build_app(owner: EdgeOwner, health: Health, settings: IndexSection) -> Starl
 
     async def answer(request: Request) -> Response:
         name = request.path_params["operation"]
-        operation = _OPERATIONS.get(name)
+        operation = _operation(name, request.path_params.get("collection"))
         if operation is None:
             return Response(f"no operation {name!r}", status_code=404)
         started = time.perf_counter()
         try:
             body = await _body(request, settings.max_request_bytes)
-            reply = await operation(owner, request.path_params["collection"], unpack(body))
+            reply = await operation(owner, unpack(body))
             return Response(pack(reply), media_type=MEDIA_TYPE)
         except _TooLargeError as error:
             return _refusal(413, name, "malformed", error)
@@ -121,8 +121,19 @@ def build_app(owner: EdgeOwner, health: Health, settings: IndexSection) -> Starl
             metrics.REQUEST_SECONDS.labels(name).observe(time.perf_counter() - started)
 
     return Starlette(
-        routes=[Route("/v1/{collection}/{operation}", answer, methods=["POST"]), *monitoring_routes(health)]
+        routes=[
+            Route("/v1/{collection}/{operation}", answer, methods=["POST"]),
+            Route("/owner/{operation}", answer, methods=["POST"]),
+            *monitoring_routes(health),
+        ]
     )
+
+
+def _operation(name: str, collection: str | None) -> Callable[[EdgeOwner, Message], Awaitable[Message]] | None:
+    if collection is None:
+        return _OWNER_OPERATIONS.get(name)
+    of_collection = _OPERATIONS.get(name)
+    return None if of_collection is None else lambda owner, message: of_collection(owner, collection, message)
 
 
 class _TooLargeError(Exception):
@@ -145,6 +156,11 @@ def _refusal(status: int, operation: str, kind: str, error: Exception) -> Respon
 
 async def _upsert(owner: EdgeOwner, collection: str, message: Message) -> Message:
     await owner.upsert(collection, int(message["dim"]), points_from_wire(message))
+    return {}
+
+
+async def _insert(owner: EdgeOwner, collection: str, message: Message) -> Message:
+    await owner.upsert(collection, int(message["dim"]), points_from_wire(message), only_new=True)
     return {}
 
 
@@ -193,13 +209,30 @@ async def _delete(owner: EdgeOwner, collection: str, message: Message) -> Messag
     where = filter_from_wire(message["where"])
     if is_empty(where):
         raise ValueError("an empty filter would delete everything")
-    await owner.call(collection, int(message["dim"]), lambda engine: engine.delete(where))
-    await owner.wrote(collection)
+    await owner.delete(collection, int(message["dim"]), where)
     return {}
+
+
+async def _get_alias(owner: EdgeOwner, message: Message) -> Message:
+    return {"collection": await owner.get_alias(str(message["alias"]))}
+
+
+async def _switch_alias(owner: EdgeOwner, message: Message) -> Message:
+    await owner.switch_alias(str(message["alias"]), str(message["collection"]))
+    return {}
+
+
+async def _collections(owner: EdgeOwner, message: Message) -> Message:
+    return {"collections": owner.collections()}
+
+
+async def _snapshot(owner: EdgeOwner, message: Message) -> Message:
+    return {"points": await owner.snapshot(Path(message["target"]))}
 
 
 _OPERATIONS: dict[str, Callable[[EdgeOwner, str, Message], Awaitable[Message]]] = {
     "upsert": _upsert,
+    "insert": _insert,
     "search": _search,
     "search_studies": _search_studies,
     "retrieve": _retrieve,
@@ -207,6 +240,12 @@ _OPERATIONS: dict[str, Callable[[EdgeOwner, str, Message], Awaitable[Message]]] 
     "count": _count,
     "facet": _facet,
     "delete": _delete,
+}
+_OWNER_OPERATIONS: dict[str, Callable[[EdgeOwner, Message], Awaitable[Message]]] = {
+    "get_alias": _get_alias,
+    "switch_alias": _switch_alias,
+    "collections": _collections,
+    "snapshot": _snapshot,
 }
 
 

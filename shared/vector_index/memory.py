@@ -1,15 +1,17 @@
-"""The working fake: exact search over a matrix, in this process, gone when it ends."""
+"""The working fakes: exact search over a matrix and aliases in a dict, in this process, gone when it ends."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 import numpy as np
 
+from shared.errors import ConfigurationError
 from shared.vector_index.filters import is_empty, meets, require_keyword
+from shared.vector_index.names import require_name
 from shared.vector_index.port import Embedding, Field, Filter, FramePoint, Hit
 from shared.vector_index.vectors import checked, checked_points, cosine, normalized
 
@@ -27,6 +29,12 @@ class MemoryIndex:
         with self._lock:
             for point, row in zip(points, rows, strict=True):
                 self._points[point.id] = FramePoint(point.id, row, point.payload)
+
+    def insert(self, points: Sequence[FramePoint]) -> None:
+        rows = normalized(checked_points(points, self._dim))
+        with self._lock:
+            for point, row in zip(points, rows, strict=True):
+                self._points.setdefault(point.id, FramePoint(point.id, row, point.payload))
 
     def search(self, vector: Embedding, *, limit: int, where: Filter = Filter()) -> list[Hit]:
         return self._ranked(vector, where)[:limit]
@@ -76,3 +84,26 @@ class MemoryIndex:
         scores = np.stack([point.vector for point in found]) @ query
         order = np.argsort(-scores, kind="stable")
         return [Hit(found[i].id, cosine(scores[i]), found[i].payload) for i in order]
+
+
+class MemoryAliases:
+    """`Aliases` over the given collections."""
+
+    def __init__(self, collections: Iterable[str]) -> None:
+        self._collections = sorted(collections)
+        self._targets: dict[str, str] = {}
+
+    def get(self, alias: str) -> str | None:
+        return self._targets.get(alias)
+
+    def switch(self, alias: str, collection: str) -> None:
+        require_name(alias)
+        if collection not in self._collections:
+            raise ConfigurationError(f"there is no collection {collection!r}")
+        self._targets[alias] = collection
+
+    def collections(self) -> list[str]:
+        return list(self._collections)
+
+    def close(self) -> None:
+        """Nothing to release."""

@@ -1,4 +1,4 @@
-"""The port. A `VectorIndex` is bound to one collection, which holds the frames of one backbone."""
+"""The ports. A `VectorIndex` is bound to one collection; `Aliases` name collections that may be exchanged."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 from uuid import UUID
 
 import numpy as np
+import pydantic
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
@@ -15,6 +16,17 @@ from shared.ids import Uid
 
 Embedding = NDArray[np.float32]
 """(D,), L2 norm 1."""
+
+
+class Region(BaseModel):
+    """A part of a frame, in shares of its width and height: 0 is left or top, 1 is right or bottom."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    left: float = pydantic.Field(ge=0, le=1)
+    top: float = pydantic.Field(ge=0, le=1)
+    width: float = pydantic.Field(gt=0, le=1)
+    height: float = pydantic.Field(gt=0, le=1)
 
 
 class FramePayload(BaseModel):
@@ -38,6 +50,7 @@ class FramePayload(BaseModel):
     decision: str
     label: str | None = None
     label_source: Literal["predicted", "confirmed"] = "predicted"
+    region: Region | None = None
 
 
 Field = Literal[
@@ -130,6 +143,16 @@ class VectorIndex(Protocol):
             InvalidVectorError: a vector is NaN, zero, or of the wrong dimension; nothing is stored.
         """
 
+    def insert(self, points: Sequence[FramePoint]) -> None:
+        """Store those of `points` whose ids are not there yet and leave the others as they are; lasts as `upsert` does.
+
+        For a backfill beside a live writer: it never puts an old point over a newer one. Of two with one id the
+        first counts.
+
+        Raises:
+            InvalidVectorError: a vector is NaN, zero, or of the wrong dimension; nothing is stored.
+        """
+
     def search(self, vector: Embedding, *, limit: int, where: Filter = Filter()) -> list[Hit]:
         """The `limit` most similar frames, best first.
 
@@ -157,3 +180,27 @@ class VectorIndex(Protocol):
 
     def close(self) -> None:
         """Release connections and files. The index is not used afterwards."""
+
+
+@runtime_checkable
+class Aliases(Protocol):
+    """Names that stand for collections. All methods may block; call them from a thread.
+
+    Every method raises `IndexUnavailableError` if the engine does not answer in time.
+    """
+
+    def get(self, alias: str) -> str | None:
+        """The collection that `alias` stands for; None if it was never switched."""
+
+    def switch(self, alias: str, collection: str) -> None:
+        """Let `alias` stand for `collection`, at once for every reader; when it returns this survives a kill.
+
+        Raises:
+            ConfigurationError: the engine holds no such collection, or `alias` cannot be a name.
+        """
+
+    def collections(self) -> list[str]:
+        """The names of all collections that the engine holds, in order."""
+
+    def close(self) -> None:
+        """Release connections. Not used afterwards."""

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from uuid import UUID
 
 import grpc
-import httpx
 import numpy as np
 from qdrant_client import QdrantClient, models
-from qdrant_client.common.client_exceptions import QdrantException
-from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
+from qdrant_client.http.exceptions import UnexpectedResponse
 
-from shared.errors import ConfigurationError, IndexUnavailableError, PermanentError, SimilisError
+from shared.errors import ConfigurationError
 from shared.settings import QdrantSettings
 from shared.vector_index.filters import is_empty, require_keyword
 from shared.vector_index.port import (
@@ -31,10 +28,10 @@ from shared.vector_index.port import (
     FramePoint,
     Hit,
 )
+from shared.vector_index.qdrant_connection import ENGINE_ERRORS, code_of, connected, translate
 from shared.vector_index.studies import best_of_each_study
 from shared.vector_index.vectors import checked, checked_points, cosine, normalized
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _POINTS_PER_REQUEST = 500
@@ -44,6 +41,14 @@ _INDEXES: dict[str, models.PayloadSchemaType] = {
     **dict.fromkeys(KEYWORD_FIELDS, models.PayloadSchemaType.KEYWORD),
     **dict.fromkeys(INTEGER_FIELDS, models.PayloadSchemaType.INTEGER),
 }
+
+
+_SEARCH = models.SearchParams(hnsw_ef=128, quantization=models.QuantizationSearchParams(rescore=True, oversampling=2.0))
+
+
+class _Grouped(NamedTuple):
+    hit: Hit
+    study: str
 
 
 class QdrantServerIndex:
@@ -59,25 +64,16 @@ class QdrantServerIndex:
     @classmethod
     def connect(cls, settings: QdrantSettings, *, collection: str, dim: int) -> QdrantServerIndex:
         """The index on the server at `settings.url`; nothing is asked of it yet."""
-        url = settings.url or ""
-        key = settings.api_key.get_secret_value() if settings.api_key else None
-        if key is not None and not url.startswith("https://"):
-            log.warning("the key of the vector engine travels unencrypted to %s", url)
-        try:
-            client = QdrantClient(
-                url=url,
-                prefer_grpc=settings.prefer_grpc,
-                grpc_port=settings.grpc_port,
-                # A whole number: the client rounds up.
-                timeout=max(1, round(settings.timeout_s)),
-                headers={"api-key": key} if key is not None else None,
-                check_compatibility=False,
-            )
-        except ValueError as error:
-            raise ConfigurationError(f"SIMILIS_QDRANT__URL={url!r}: {error}") from error
-        return cls(client, collection=collection, dim=dim)
+        return cls(connected(settings), collection=collection, dim=dim)
 
     def upsert(self, points: Sequence[FramePoint]) -> None:
+        self._store(points, models.UpdateMode.UPSERT)
+
+    def insert(self, points: Sequence[FramePoint]) -> None:
+        first = [*{point.id: point for point in reversed(points)}.values()]
+        self._store(first, models.UpdateMode.INSERT_ONLY)
+
+    def _store(self, points: Sequence[FramePoint], mode: models.UpdateMode) -> None:
         rows = checked_points(points, self._dim)
         stored = [
             models.PointStruct(
@@ -88,7 +84,7 @@ class QdrantServerIndex:
         for start in range(0, len(stored), _POINTS_PER_REQUEST):
             part = stored[start : start + _POINTS_PER_REQUEST]
             # The server logs the operation before it answers: a killed server replays it.
-            self._ask(partial(self._client.upsert, self._collection, points=part, wait=True))
+            self._ask(partial(self._client.upsert, self._collection, points=part, wait=True, update_mode=mode))
 
     def search(self, vector: Embedding, *, limit: int, where: Filter = Filter()) -> list[Hit]:
         row = checked(vector, self._dim)
@@ -96,7 +92,12 @@ class QdrantServerIndex:
             return []
         answer = self._ask(
             lambda: self._client.query_points(
-                self._collection, query=row.tolist(), query_filter=_compile(where), limit=limit, with_payload=True
+                self._collection,
+                query=row.tolist(),
+                query_filter=_compile(where),
+                search_params=_SEARCH,
+                limit=limit,
+                with_payload=True,
             )
         )
         return [_hit(point) for point in answer.points]
@@ -105,22 +106,23 @@ class QdrantServerIndex:
         row = checked(vector, self._dim)
 
         # The server stops after a few rounds when large studies crowd its candidates, hence the repeats.
-        def grouped(narrowed: Filter) -> list[Hit]:
+        def grouped(narrowed: Filter, _: int) -> list[_Grouped]:
             answer = self._ask(
                 lambda: self._client.query_points_groups(
                     self._collection,
                     group_by="study_instance_uid",
                     query=row.tolist(),
                     query_filter=_compile(narrowed),
+                    search_params=_SEARCH,
                     limit=limit,
                     group_size=1,
                     with_payload=True,
                 )
             )
             hits = [_hit(point) for group in answer.groups for point in group.hits]
-            return sorted(hits, key=lambda hit: -hit.score)
+            return [_Grouped(hit, hit.payload.study_instance_uid) for hit in sorted(hits, key=lambda hit: -hit.score)]
 
-        return best_of_each_study(grouped, limit=limit, where=where)
+        return [one.hit for one in best_of_each_study(grouped, limit=limit, where=where)]
 
     def retrieve(self, ids: Sequence[UUID]) -> list[FramePoint]:
         wanted = [str(key) for key in dict.fromkeys(ids)]
@@ -176,8 +178,8 @@ class QdrantServerIndex:
                     self._prepare()
                     self._ready = True
             return call()
-        except (grpc.RpcError, ApiException, QdrantException, httpx.HTTPError) as error:
-            translated = _translate(error)
+        except ENGINE_ERRORS as error:
+            translated = translate(error)
             # The collection may have been dropped, or the server replaced by an empty one.
             self._ready = False
             raise translated from error
@@ -188,6 +190,11 @@ class QdrantServerIndex:
                 lambda: self._client.create_collection(
                     self._collection,
                     vectors_config=models.VectorParams(size=self._dim, distance=models.Distance.COSINE),
+                    quantization_config=models.ScalarQuantization(
+                        scalar=models.ScalarQuantizationConfig(
+                            type=models.ScalarType.INT8, quantile=0.99, always_ram=True
+                        )
+                    ),
                 )
             )
         info = self._client.get_collection(self._collection)
@@ -208,7 +215,7 @@ class QdrantServerIndex:
             create()
         except (grpc.RpcError, UnexpectedResponse) as error:
             # Another worker was first.
-            if _code(error) not in (409, grpc.StatusCode.ALREADY_EXISTS):
+            if code_of(error) not in (409, grpc.StatusCode.ALREADY_EXISTS):
                 raise
 
 
@@ -237,37 +244,3 @@ def _hit(point: models.ScoredPoint) -> Hit:
 def _point(record: models.Record) -> FramePoint:
     vector = normalized(np.asarray(record.vector, dtype=np.float32))
     return FramePoint(UUID(str(record.id)), vector, FramePayload.model_validate(record.payload))
-
-
-def _code(error: Exception) -> int | grpc.StatusCode | None:
-    if isinstance(error, UnexpectedResponse):
-        return error.status_code
-    if isinstance(error, grpc.Call):
-        code: grpc.StatusCode = error.code()
-        return code
-    return None
-
-
-_REFUSED = (
-    400,
-    422,
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.FAILED_PRECONDITION,
-    grpc.StatusCode.OUT_OF_RANGE,
-)
-_FORBIDDEN = (401, 403, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
-
-
-def _translate(error: Exception) -> SimilisError:
-    code = _code(error)
-    if isinstance(error, grpc.Call):
-        text = str(error.details())
-    elif isinstance(error, ResponseHandlingException):
-        text = str(error.source)
-    else:
-        text = str(error)
-    if code in _FORBIDDEN:
-        return ConfigurationError(f"the vector engine refuses the key in SIMILIS_QDRANT__API_KEY: {text}")
-    if code in _REFUSED:
-        return PermanentError(f"the vector engine refused the request: {text}")
-    return IndexUnavailableError(f"the vector engine did not answer: {text}")

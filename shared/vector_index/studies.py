@@ -3,25 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol, TypeVar
+from uuid import UUID
 
-from shared.vector_index.port import AnyOf, Filter, Hit
-
-Fetch = Callable[[Filter], list[Hit]]
-"""The most similar frames that meet a filter, best first: some if there are any, in any number."""
+from shared.vector_index.port import AnyOf, Filter
 
 
-def best_of_each_study(fetch: Fetch, *, limit: int, where: Filter) -> list[Hit]:
+class StudyHit(NamedTuple):
+    """A found frame without its payload: payloads are read for those that are returned."""
+
+    id: UUID
+    score: float
+    study: str
+
+
+class _OfStudy(Protocol):
+    @property
+    def study(self) -> str: ...
+
+
+H = TypeVar("H", bound=_OfStudy)
+
+Fetch = Callable[[Filter, int], list[H]]
+"""The most similar frames that meet a filter, best first, of about the given number: some if there are any."""
+
+_FIRST: Final = 4
+_MOST: Final = 4_096
+
+
+def best_of_each_study(fetch: Fetch[H], *, limit: int, where: Filter) -> list[H]:
     """The best frame of each of the `limit` most similar studies, best first.
 
     A study may fill a whole answer with its own frames, so the search is repeated without the
-    studies already seen. Each answer is a prefix of what remains, so the result is exact.
+    studies already seen, for as many frames as the studies found so far say are needed, and more.
+    Each answer is a prefix of what remains, so the result is exact.
     """
-    best: dict[str, Hit] = {}
+    best: dict[str, H] = {}
+    count = _FIRST * limit
     while len(best) < limit:
         seen = (AnyOf("study_instance_uid", tuple(best)),) if best else ()
-        hits = fetch(Filter(must=where.must, must_not=where.must_not + seen))
+        known = len(best)
+        hits = fetch(Filter(must=where.must, must_not=where.must_not + seen), min(count, max(_MOST, limit)))
         if not hits:
             break
         for hit in hits:
-            best.setdefault(hit.payload.study_instance_uid, hit)
+            best.setdefault(hit.study, hit)
+        frames_of_one = len(hits) / (len(best) - known)
+        count = max(2 * count, int(1.5 * frames_of_one * (limit - len(best))))
     return list(best.values())[:limit]

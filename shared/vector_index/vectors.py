@@ -36,6 +36,11 @@ def checked_points(points: Sequence[FramePoint], dim: int) -> NDArray[np.float32
     Raises:
         InvalidVectorError: one of them is not valid; the message names the point.
     """
+    if points and all(np.shape(point.vector) == (dim,) for point in points):
+        rows = np.array([point.vector for point in points], dtype=np.float32)
+        norms = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+        if np.isfinite(norms).all() and (norms >= np.finfo(np.float32).tiny).all():
+            return rows
     rows = np.empty((len(points), dim), dtype=np.float32)
     for row, point in zip(rows, points, strict=True):
         try:

@@ -63,7 +63,7 @@ def ids_from_wire(joined: bytes) -> list[UUID]:
 
 def vector_to_wire(vectors: NDArray[np.float32]) -> bytes:
     """One vector (D,) or several (N, D)."""
-    return vectors.astype(_FLOAT32).tobytes()
+    return vectors.astype(_FLOAT32, copy=False).tobytes()
 
 
 def vector_from_wire(joined: bytes) -> Embedding:
@@ -75,7 +75,7 @@ def points_to_wire(points: Sequence[FramePoint]) -> dict[str, Any]:
     """Points whose vectors have one length."""
     return {
         "ids": ids_to_wire([point.id for point in points]),
-        "vectors": b"".join(vector_to_wire(point.vector) for point in points),
+        "vectors": vector_to_wire(np.array([point.vector for point in points], dtype=_FLOAT32)),
         "payloads": [_payload_to_wire(point.payload) for point in points],
     }
 

@@ -14,16 +14,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from qdrant_client import QdrantClient
 
 from shared.errors import ConfigurationError, IndexUnavailableError, InvalidVectorError
 from shared.settings import QdrantSettings
 from shared.vector_index import open_index
+from shared.vector_index.aliases import LIVE_ALIAS, open_aliases
 from shared.vector_index.edge_engine import EdgeEngine
-from shared.vector_index.memory import MemoryIndex
+from shared.vector_index.edge_settings import IndexSection
+from shared.vector_index.memory import MemoryAliases, MemoryIndex
 from shared.vector_index.port import (
     KEYWORD_FIELDS,
+    Aliases,
     AnyOf,
     Between,
     Condition,
@@ -31,11 +36,16 @@ from shared.vector_index.port import (
     FramePayload,
     FramePoint,
     Hit,
+    Region,
     VectorIndex,
 )
+from shared.vector_index.qdrant_aliases import QdrantServerAliases
 from shared.vector_index.qdrant_server import QdrantServerIndex
 
-pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
+    pytest.mark.filterwarnings("ignore:Local mode performs exact"),
+]
 
 DIM = 24
 SERVE = "import sys, pathlib; from shared.vector_index import serve_edge; serve_edge(*map(pathlib.Path, sys.argv[1:]))"
@@ -87,7 +97,8 @@ def make(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             case "memory":
                 return MemoryIndex(dim)
             case "edge-engine":
-                return EdgeEngine(tmp_path_factory.mktemp("edge") / name, dim=dim)
+                few = IndexSection(flat_below_points=500)  # so that the larger collections have a graph
+                return EdgeEngine(tmp_path_factory.mktemp("edge") / name, dim=dim, settings=few)
             case "edge-client":
                 settings = QdrantSettings(socket=request.getfixturevalue("owner_socket"))
                 return open_index(settings, collection=name, dim=dim)
@@ -136,6 +147,7 @@ def payload(rng: random.Random, number: int) -> FramePayload:
         decision=rng.choice(["accepted", "abstained"]),
         label=rng.choice([None, "normal", "glioma-like"]),
         label_source=rng.choice(["predicted", "confirmed"]),
+        region=Region(left=number % 7 / 10, top=0.1, width=0.25, height=1 / 3) if number % 2 else None,
     )
 
 
@@ -149,19 +161,22 @@ def points(seed: int, count: int) -> list[FramePoint]:
     ]
 
 
-def random_filter(rng: random.Random, data: list[FramePoint]) -> Filter:
-    def condition() -> Condition:
-        if rng.random() < 0.25:
-            ends = [None, 20200101, 20210615, 20210616, 20221231, 20240229, 20300101]
-            return Between("study_date", rng.choice(ends), rng.choice(ends))
-        field = rng.choice(KEYWORD_FIELDS)
-        values = {getattr(rng.choice(data).payload, field) for _ in range(rng.randrange(4))} - {None}
-        return AnyOf(field, tuple(sorted(values | ({"absent"} if rng.random() < 0.2 else set()))))
+def conditions(data: list[FramePoint]) -> st.SearchStrategy[Condition]:
+    """Conditions on the fields of `data`, with values that it holds and values that it lacks."""
+    day = st.sampled_from([None, 20200101, 20210615, 20210616, 20221231, 20240229, 20300101])
 
-    return Filter(
-        must=tuple(condition() for _ in range(rng.choice([0, 0, 1, 1, 2]))),
-        must_not=tuple(condition() for _ in range(rng.choice([0, 1, 1, 2]))),
-    )
+    def any_of(field) -> st.SearchStrategy[Condition]:
+        held = sorted({getattr(point.payload, field) for point in data} - {None})
+        values = st.lists(st.sampled_from([*held, "absent"]), max_size=4, unique=True)
+        return values.map(lambda chosen: AnyOf(field, tuple(chosen)))
+
+    between = st.builds(Between, st.just("study_date"), day, day)
+    return st.one_of(st.sampled_from(KEYWORD_FIELDS).flatmap(any_of), between)
+
+
+def filters(data: list[FramePoint]) -> st.SearchStrategy[Filter]:
+    some = st.lists(conditions(data), max_size=2).map(tuple)
+    return st.builds(Filter, must=some, must_not=some)
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
@@ -337,25 +352,138 @@ class TestVectorIndex:
         index.upsert(data)
         reference = MemoryIndex(DIM)
         reference.upsert(data)
-        rng, numbers = random.Random(16), np.random.default_rng(16)
         sizes = set()
-        for number in range(220):
-            where = random_filter(rng, data)
-            query = numbers.normal(size=DIM).astype(np.float32)
+
+        @settings(max_examples=120, deadline=None, derandomize=True, database=None)
+        @given(
+            where=filters(data),
+            seed=st.integers(0, 10_000),
+            field=st.sampled_from(KEYWORD_FIELDS),
+            after=st.none() | st.sampled_from([point.id for point in data]),
+        )
+        def compare(where: Filter, seed: int, field, after: uuid.UUID | None) -> None:
+            query = np.random.default_rng(seed).normal(size=DIM).astype(np.float32)
             matching = reference.count(where)
             sizes.add(matching)
-            assert index.count(where) == matching, where
+            assert index.count(where) == matching
             found = index.search(query, limit=10, where=where)
             assert_same_hits(found, reference.search(query, limit=10, where=where), query, data)
             studies = index.search_studies(query, limit=6, where=where)
             assert_same_hits(studies, reference.search_studies(query, limit=6, where=where), query, data)
-            field = rng.choice(KEYWORD_FIELDS)
-            assert index.facet(field, where) == reference.facet(field, where), (field, where)
-            after = rng.choice([None, rng.choice(data).id])
+            assert index.facet(field, where) == reference.facet(field, where)
             page, expected = (each.scroll(limit=9, where=where, after=after) for each in (index, reference))
-            assert [point.id for point in page] == [point.id for point in expected], number
+            assert [point.id for point in page] == [point.id for point in expected]
+
+        compare()
         assert {0, 150} < sizes
-        assert len(sizes) > 50
+        assert len(sizes) > 25
+
+    def test_insert_leaves_what_is_there(self, index: VectorIndex) -> None:
+        old, new = points(17, 6), points(18, 6)
+        index.upsert(old[:4])
+        again = [FramePoint(was.id, now.vector, now.payload) for was, now in zip(old, new, strict=True)]
+        twice = FramePoint(old[5].id, old[0].vector, old[0].payload)
+        index.insert([*again, twice])
+        index.insert([])
+        found = index.retrieve([point.id for point in old])
+        assert [point.payload for point in found] == [
+            *(point.payload for point in old[:4]),
+            *(point.payload for point in new[4:]),
+        ]
+        for got, put in zip(found, [*old[:4], *new[4:]], strict=True):
+            np.testing.assert_allclose(got.vector, unit(put.vector), atol=1e-6)
+        broken = FramePoint(uuid.uuid4(), np.zeros(DIM, np.float32), new[0].payload)
+        with pytest.raises(InvalidVectorError):
+            index.insert([FramePoint(uuid.uuid4(), new[0].vector, new[0].payload), broken])
+        assert index.count() == 6
+
+    def test_a_large_clustered_collection_is_found_by_its_graph(self, make) -> None:
+        """Exact search recalls all of it; a graph .95 at least."""
+        index, reference = make("graph"), MemoryIndex(DIM)
+        numbers = np.random.default_rng(19)
+        centres = numbers.normal(size=(40, DIM))
+        data = [
+            FramePoint(
+                point.id,
+                (centres[number % 40] + 0.4 * numbers.normal(size=DIM)).astype(np.float32),
+                point.payload.model_copy(update={"study_instance_uid": f"1.6.{number // 4}"}),
+            )
+            for number, point in enumerate(points(19, 1600))
+        ]
+        for part in (data[:1200], data[1200:]):
+            index.upsert(part)
+            if isinstance(index, EdgeEngine) and len(part) == 1200:
+                assert index.optimize()
+                assert index.flat_points() < 200
+        reference.upsert(data)
+        where = Filter(must=(AnyOf("modality", ("MR", "CT")),), must_not=(AnyOf("patient_pseudonym", ("p3",)),))
+        found = expected = 0
+        for number in range(25):
+            query = (centres[number] + 0.4 * numbers.normal(size=DIM)).astype(np.float32)
+            for name, narrowed in (("search", Filter()), ("search", where), ("search_studies", where)):
+                hits = getattr(index, name)(query, limit=10, where=narrowed)
+                truth = getattr(reference, name)(query, limit=10, where=narrowed)
+                found += len({hit.id for hit in hits} & {hit.id for hit in truth})
+                expected += len(truth)
+        assert expected == 750
+        assert found / expected >= 0.95
+
+    def test_collections_are_apart(self, make) -> None:
+        one, other = make("apart-1"), make("apart-2", dim=8)
+        one.upsert(points(20, 5))
+        other.upsert([FramePoint(point.id, point.vector[:8], point.payload) for point in points(20, 3)])
+        one.delete(Filter(must=(AnyOf("modality", ("MR", "CT", "CR")),)))
+        assert (one.count(), other.count()) == (0, 3)
+
+
+@pytest.fixture(params=("memory", "edge-client", "qdrant-local", "qdrant-server"))
+def aliases(request: pytest.FixtureRequest) -> Iterator[Aliases]:
+    """Aliases of an engine that holds the collections first and second, and perhaps others."""
+    environment, names = Environment().qdrant, ("first", "second")
+    local = QdrantClient(":memory:") if request.param == "qdrant-local" else None
+    opened: list[VectorIndex] = []
+    match request.param:
+        case "memory":
+            found: Aliases = MemoryAliases(names)
+        case "edge-client":
+            owner = QdrantSettings(socket=request.getfixturevalue("owner_socket"))
+            opened = [open_index(owner, collection=name, dim=4) for name in names]
+            found = open_aliases(owner)
+        case "qdrant-local":
+            assert local is not None
+            opened = [QdrantServerIndex(local, collection=name, dim=4) for name in names]
+            found = QdrantServerAliases(local)
+        case _:
+            if environment.url is None:
+                pytest.skip("no Qdrant server: SIMILIS_QDRANT__URL is not set")
+            opened = [open_index(environment, collection=name, dim=4) for name in names]
+            found = open_aliases(environment)
+    for index in opened:
+        index.count()
+    yield found
+    if request.param == "qdrant-server":
+        for index in opened:
+            index._client.delete_collection(index._collection)
+    for each in [*opened, found]:
+        each.close()
+
+
+class TestAliases:
+    def test_an_alias_stands_for_what_it_was_switched_to_last(self, aliases: Aliases) -> None:
+        assert isinstance(aliases, Aliases)
+        assert aliases.get(LIVE_ALIAS) is None
+        assert {"first", "second"} <= set(aliases.collections())
+        for name in ("first", "second", "second", "first"):
+            aliases.switch(LIVE_ALIAS, name)
+            assert aliases.get(LIVE_ALIAS) == name
+        assert aliases.get("other") is None
+
+    def test_what_cannot_be_is_refused_and_the_alias_stays(self, aliases: Aliases) -> None:
+        aliases.switch("task", "second")
+        for alias, name in (("task", "third"), ("../task", "first"), ("", "first")):
+            with pytest.raises(ConfigurationError):
+                aliases.switch(alias, name)
+        assert aliases.get("task") == "second"
 
 
 def test_another_vector_length_needs_another_collection(owner_socket: Path, tmp_path: Path) -> None:

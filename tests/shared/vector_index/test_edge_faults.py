@@ -20,7 +20,8 @@ import qdrant_edge
 
 from shared.errors import ConfigurationError, IndexUnavailableError, PermanentError
 from shared.vector_index import serve_edge
-from shared.vector_index.edge_engine import EdgeEngine, FolderLock
+from shared.vector_index.edge_engine import EdgeEngine
+from shared.vector_index.edge_folder import FolderLock
 from shared.vector_index.port import AnyOf, Filter
 from shared.vector_index.wire import pack
 
