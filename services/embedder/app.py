@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
@@ -105,19 +106,32 @@ def build_step(settings: EmbedderSettings, archive: Archive, progress: Progress)
     """
     # Torch takes seconds to import: the monitoring port answers meanwhile.
     from services.embedder.batches import SharedBatches
+    from services.embedder.derived_points import DerivedIndexes
     from services.embedder.embed_study import EmbedStudy
-    from shared.vector_index import collection_name, open_index
+    from shared.vector_index import collection_name, open_index, space_collection_name
     from shared.vision.backbone import load_backbone
     from shared.vision.tasks import load_tasks
 
     vision, section = settings.vision, settings.embedder
     backbone = load_backbone(vision)
     limits = PixelLimits.of(vision)
+    tasks = load_tasks(vision.tasks_dir, backbone.id)
+    of_backbone = partial(open_index, settings.qdrant, dim=backbone.dim)
+    spaces = {
+        task.name: open_index(settings.qdrant, collection=space_collection_name(task.head.id), dim=task.head.space_dim)
+        for task in tasks
+        if task.head.space_dim
+    }
     return EmbedStudy(
         archive=archive,
         encoder=backbone,
-        tasks=load_tasks(vision.tasks_dir, backbone.id),
-        index=open_index(settings.qdrant, collection=collection_name(backbone.id), dim=backbone.dim),
+        tasks=tasks,
+        index=of_backbone(collection=collection_name(backbone.id)),
+        derived=DerivedIndexes(
+            series=of_backbone(collection=collection_name(backbone.id, "series")),
+            studies=of_backbone(collection=collection_name(backbone.id, "studies")),
+            spaces=spaces,
+        ),
         limits=limits,
         max_frames_per_series=vision.max_frames_per_study,
         upsert_points=section.upsert_points,

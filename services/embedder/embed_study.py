@@ -25,6 +25,7 @@ from pydantic import ValidationError
 from services.embedder import metrics
 from services.embedder.batches import SharedBatches
 from services.embedder.compose_event import Embedded, compose, rules_of, timed
+from services.embedder.derived_points import DerivedIndexes
 from services.embedder.encode import EncodedStudy, encode_study
 from services.embedder.judge import Verdict, judge
 from services.embedder.points import foremost, holds_revision, points_of, replace_points
@@ -34,13 +35,7 @@ from services.embedder.study_objects import StudyObjects
 from services.embedder.survey import survey_study
 from shared.archive import Archive, diagnosis_key
 from shared.errors import ArchiveObjectCorruptError, ArchiveObjectMissingError, UndecodablePixelsError
-from shared.events import (
-    NO_TASK,
-    Decision,
-    StudyDiagnosed,
-    StudyReceived,
-    now,
-)
+from shared.events import NO_TASK, Decision, StudyDiagnosed, StudyReceived, now
 from shared.manifest import StudyManifest
 from shared.own_results import is_own_result, may_be_own_result
 from shared.pixels import PixelLimits
@@ -69,6 +64,7 @@ class EmbedStudy:
         on_progress: Called often while work goes on; what it raises ends the work.
         decoder: None: decodes in this thread.
         batches: Shared with other calls; None: each call fills its own, and calls must not overlap.
+        derived: Where means and task spaces go; None: only frames are indexed.
     """
 
     archive: Archive
@@ -84,6 +80,7 @@ class EmbedStudy:
     clock: Callable[[], datetime] = now
     decoder: FrameDecoder | None = None
     batches: SharedBatches | None = None
+    derived: DerivedIndexes | None = None
 
     def __call__(self, received: StudyReceived) -> tuple[StudyDiagnosed, ...]:
         """The study's diagnoses, stored in the archive, its points in the index.
@@ -208,6 +205,9 @@ class EmbedStudy:
     def _replace(self, manifest: StudyManifest, encoded: EncodedStudy, events: Sequence[StudyDiagnosed]) -> float:
         """Make the study's points these; the seconds that it took."""
         started = time.perf_counter()
+        if self.derived is not None:
+            tasks, at_once = self._takers(manifest), self.upsert_points
+            self.derived.replace(manifest, encoded, events, tasks, at_once=at_once, on_progress=self.on_progress)
         replace_points(
             self.index,
             manifest.study_instance_uid,

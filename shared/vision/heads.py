@@ -148,6 +148,11 @@ class LinearHead:
         """(N, K) task-space vectors of L2 norm 1, of (N, D) class tokens; None if the head has no such space."""
         return None if self.projection is None else self.projection(cls)
 
+    @property
+    def space_dim(self) -> int | None:
+        """K, the length of a task-space vector; None if the head has no such space."""
+        return None if self.projection is None else len(self.projection.matrix)
+
     def save(self, path: Path) -> None:
         """Write the head as safetensors."""
         path.write_bytes(self.to_bytes())
