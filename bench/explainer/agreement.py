@@ -22,12 +22,14 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from services.training.phantoms import recipe
-from shared.errors import NotExplainableError, SimilisError
+from shared.errors import SimilisError
 from shared.pixels import PixelLimits, read_frames
-from shared.saliency.forwards import Forward, encoder_forward, encoder_precision, explained
+from shared.saliency.forwards import Forward, encoder_forward, explained
 from shared.saliency.heads import TorchHead
 from shared.saliency.maps import Request, SaliencyMap
 from shared.saliency.masked_queue import run_masked
+from shared.saliency.methods import made
+from shared.saliency.modes import FAST_MODES
 from shared.saliency.vit_cx import Seconds, ViTCX
 from shared.settings import VisionSettings
 from shared.vision.backbone import Backbone, load_backbone
@@ -35,7 +37,6 @@ from shared.vision.tasks import Task, load_tasks
 from shared.vision.transform import to_model_input
 
 FIRST_SEED: Final = 7_100_000  # phantoms that neither training nor the demo has
-MODES: Final[dict[str, Seconds]] = {"two-pass": "all", "adaptive": "needed", "one-pass": "none"}
 
 
 class _Kept(BaseModel):
@@ -95,7 +96,7 @@ def main(
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         torch=torch.__version__,
         backbone_id=backbone.id,
-        precision=encoder_precision(backbone),
+        precision=backbone.precision,
         frames=(),
     )
     for one in _measured(backbone, frames, exact, tasks.split(",") if tasks else None):
@@ -150,13 +151,11 @@ def _frame(backbone: Backbone, task: Task, seed: int, *, is_exact: bool) -> Fram
 
     def run(forward: Forward, seconds: Seconds) -> SaliencyMap:
         starts = iter([lambda: ViTCX(model, request, seconds=seconds)])
-        (outcome,) = run_masked(lambda: next(starts, None), forward, batch_size=backbone.batch_size)
-        if isinstance(outcome, NotExplainableError):
-            raise outcome
-        return outcome
+        (ended,) = run_masked(lambda: next(starts, None), forward, batch_size=backbone.batch_size)
+        return made(ended)
 
-    forward, precision = _remembering(encoder_forward(backbone)), encoder_precision(backbone)
-    maps = {f"{mode}-{precision}": run(forward, seconds) for mode, seconds in MODES.items()}
+    forward, precision = _remembering(encoder_forward(backbone)), backbone.precision
+    maps = {f"{mode}-{precision}": run(forward, seconds) for mode, seconds in FAST_MODES.items()}
     reference = run(model.clean, "all") if is_exact or precision != "float32" else maps.pop(f"two-pass-{precision}")
     return FrameAgreement(
         task=task.name,

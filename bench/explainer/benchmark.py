@@ -21,17 +21,17 @@ from bench.explainer.agreement import phantom_input
 from bench.explainer.published import published_vit_cx
 from bench.explainer.results import PUBLISHED, Kernel, Plan, Queued, Results, Run
 from bench.listener import machine
-from shared.errors import NotExplainableError
-from shared.saliency.forwards import Forward, encoder_precision, explained, hugging_face_rows
+from shared.saliency.forwards import Forward, explained, hugging_face_rows
 from shared.saliency.heads import Head, TorchHead, scorer
 from shared.saliency.maps import Request, SaliencyMap
 from shared.saliency.masked_queue import run_masked
-from shared.saliency.modes import Mode, mode_of
+from shared.saliency.methods import made
+from shared.saliency.modes import FAST_MODES, Mode, mode_of
 from shared.saliency.vit_cx import Parameters, Seconds, ViTCX
 from shared.settings import VisionSettings
 from shared.vision.backbone import Backbone, load_backbone
 from shared.vision.checkpoint import read_checkpoint
-from shared.vision.fast_forward import FastForward
+from shared.vision.fast_forward import BlockWays, FastForward
 from shared.vision.heads import LinearHead
 from shared.vision.packed_linear import can_pack
 from shared.vision.precision import matmul_gain
@@ -41,7 +41,6 @@ KNOWN_MODELS: Final = tuple(SIZES)
 FIRST_SEED: Final = 7_200_000
 _TASK: Final = "brain-mr"
 _LABEL: Final = "glioma-like"
-_MODES: Final[dict[str, Seconds]] = {"two-pass": "all", "adaptive": "needed", "one-pass": "none"}
 
 Progress = Callable[[str], None]
 
@@ -61,7 +60,7 @@ def measure(plan: Plan, *, checkout: Path, work: Path, progress: Progress) -> Re
         head = _head(name, backbone)
         kernels += _kernels(name, backbone, folder, plan, progress)
         exact, fast = mode_of("exact", backbone), mode_of("two-pass", backbone)
-        modes = (exact, *(_like(fast, name_of) for name_of in _MODES))
+        modes = (exact, *(_like(fast, name_of) for name_of in FAST_MODES))
         for image in range(plan.images[name]):
             runs += _runs(name, backbone, head, modes, image, plan, progress)
         if not queued:
@@ -77,7 +76,7 @@ def measure(plan: Plan, *, checkout: Path, work: Path, progress: Progress) -> Re
         torch=torch.__version__,
         transformers=transformers.__version__,
         threads=torch.get_num_threads(),
-        precision=encoder_precision(backbone),
+        precision=backbone.precision,
         matmul_gain_of_bf16=gain,
         plan=plan,
         runs=tuple(runs),
@@ -144,7 +143,7 @@ def _runs(
 
 def _like(mode: Mode, name: str) -> Mode:
     """Another mode with the same forward, which need not be chosen again."""
-    return Mode(f"{name}-{mode.name.rpartition('-')[2]}", mode.forward, _MODES[name])
+    return Mode(f"{name}-{mode.name.rpartition('-')[2]}", mode.forward, FAST_MODES[name])
 
 
 def _queued(name: str, backbone: Backbone, head: Head, forward: Forward, plan: Plan) -> Queued:
@@ -176,10 +175,7 @@ def _maps(
 ) -> list[SaliencyMap]:
     model = explained(backbone)
     starts = iter([partial(ViTCX, model, request, parameters, seconds=seconds) for request in requests])
-    outcomes = [*run_masked(lambda: next(starts, None), forward, batch_size=BATCH)]
-    if failures := [outcome for outcome in outcomes if isinstance(outcome, NotExplainableError)]:
-        raise failures[0]
-    return [outcome for outcome in outcomes if isinstance(outcome, SaliencyMap)]
+    return [made(ended) for ended in run_masked(lambda: next(starts, None), forward, batch_size=BATCH)]
 
 
 def _kernels(name: str, backbone: Backbone, folder: Path, plan: Plan, progress: Progress) -> Iterator[Kernel]:
@@ -189,7 +185,7 @@ def _kernels(name: str, backbone: Backbone, folder: Path, plan: Plan, progress: 
     forwards: dict[str, Forward] = {"Hugging Face float32": partial(hugging_face_rows, backbone)}
     forwards["fast forward, plain layers"] = build()
     if can_pack(torch.float32):
-        forwards["fast forward, packed layers"] = build(is_packed=True)
+        forwards["fast forward, packed layers"] = build(ways=BlockWays(has_packed_layers=True))
     gflop = gflop_per_image(name, plan.input_px)
     for title, forward in forwards.items():
         spent = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from services.explainer.ports import FrameExplanation, FrameRequest
 from services.explainer.settings import ExplainerSection
 from shared.errors import NotExplainableError
 from shared.pixels.frame import Frame
+from shared.saliency.fills import FILLS
 from shared.saliency.forwards import encoder_forward
 from shared.saliency.heads import Scorer, TorchHead, scorer
 from shared.saliency.maps import Outcome, Request
@@ -21,11 +22,7 @@ from shared.saliency.shared_queue import SharedQueue
 from shared.saliency.vit_cx import Parameters
 from shared.vision.backbone import Backbone
 from shared.vision.heads import LinearHead
-from shared.vision.transform import IMAGENET_MEAN, IMAGENET_STD, letterbox_box, to_model_input
-
-_MEAN: Final = (0.0, 0.0, 0.0)
-_RED, _GREEN, _BLUE = (-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True))
-_FILLS: Final = {"mean": _MEAN, "black": (_RED, _GREEN, _BLUE)}
+from shared.vision.transform import letterbox_box, to_model_input
 
 
 class SaliencyExplainer:
@@ -36,7 +33,7 @@ class SaliencyExplainer:
     ) -> None:
         """Load the float32 model; in modes other than exact, run it once."""
         self._backbone, self._fill_name = backbone, section.fill
-        fill = _FILLS[section.fill]
+        fill = FILLS[section.fill]
         self._parameters = Parameters(
             delta=section.delta, noise_std=section.noise_std, fill=fill, max_masks=section.max_masks or None
         )

@@ -2,7 +2,8 @@
 
 Of ViT-CX is shown N times the map: at each pixel the mean score of the masks that let it through, in units of
 the target's probability. Colours begin, transparent, at the frame's mean and span at least
-`OverlayStyle.span`: a map that rises less above its mean stays pale, never stretched to full colour.
+`OverlayStyle.span`: a map that rises less above its mean stays pale, never stretched to full colour. The values of
+rollout and LeGrad are no probabilities: there the span is a share of the map's greatest magnitude.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ _BACKGROUND: Final = (12, 12, 14)
 _INK: Final = (235, 235, 235)
 _WARNING_INK: Final = (255, 214, 90)
 _SCORED: Final = ("vit-cx", "rise")  # methods whose colours are probabilities
+_PROBABILITY: Final = "probability"  # as the scale's caption
+_LEAST_MAGNITUDE: Final = 1e-12  # of a map that is 0 everywhere
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -46,7 +49,8 @@ class OverlayStyle:
 
     Attributes:
         size_px: Longer side of the frame in the picture.
-        span: Least span of the colour scale, above the frame's mean, in units of the map: for ViT-CX a probability.
+        span: Least span of the colour scale, above the frame's mean: a probability, or a share of the greatest
+            magnitude of a map whose values are none.
     """
 
     size_px: int = 768
@@ -79,23 +83,26 @@ def draw_overlay(
     shown = _display_size(frame, style.size_px)
     influence = influence_on_frame(explanation)
     least, low, most = (float(value) for value in (influence.min(), influence.mean(), influence.max()))
+    is_probability = explanation.method in _SCORED
+    span = style.span if is_probability else style.span * max(abs(least), abs(most), _LEAST_MAGNITUDE)
     flagged = trust is not None and trust.reliability is Reliability.NOT_RELIABLE
     # What random weights reach is not stretched to full colour either.
-    high = max(most, low + style.span, low + (FLAGGED_STRETCH * (most - low) if flagged else 0.0))
+    high = max(most, low + span, low + (FLAGGED_STRETCH * (most - low) if flagged else 0.0))
     strength = (_resized(influence, shown) - low) / (high - low)
     picture = _blend(_grey_or_rgb(frame, shown), strength)
     scale = {"low": low, "high": high, "frame_min": least, "frame_max": most}
     above = [NOTICE, f"{task}: {label}, probability {explanation.probability:.3f} on this frame"]
     below = [_about(explanation, label, least, most)]
-    if most < low + style.span:
-        below.append(f"The map rises by less than {style.span:g} above its mean: it hardly tells places apart.")
+    if most < low + span:
+        below.append(f"The map rises by less than {span:.3g} above its mean: it hardly tells places apart.")
     if trust is not None:
         if trust.reliability is not Reliability.CHECKED:
             above.append(f"{'NOT RELIABLE' if flagged else 'RELIABILITY UNKNOWN'}: {trust.reason}")
         if trust.faithfulness is not None:
             below.append(_faithfulness(trust.faithfulness))
     warned = trust is not None and trust.reliability is not Reliability.CHECKED
-    return Overlay(_png(_page(picture, above, below, scale, warned=warned)), scale)
+    caption = _PROBABILITY if is_probability else "own units"
+    return Overlay(_png(_page(picture, above, below, scale, caption, warned=warned)), scale)
 
 
 def _about(explanation: FrameExplanation, label: str, least: float, most: float) -> str:
@@ -106,8 +113,8 @@ def _about(explanation: FrameExplanation, label: str, least: float, most: float)
             f"frame {least:.3f} to {most:.3f}."
         )
     return (
-        f"{explanation.method}, {explanation.mode}. Colour: its own values, from the frame's mean upwards; in this "
-        f"frame {least:.3g} to {most:.3g}."
+        f"{explanation.method}, {explanation.mode}. Colour: its own values, which are no probabilities, from the "
+        f"frame's mean upwards; in this frame {least:.3g} to {most:.3g}."
     )
 
 
@@ -155,9 +162,12 @@ def _blend(base: Floats, strength: Floats) -> Bytes:
 
 
 def _page(
-    picture: Bytes, above: list[str], below: list[str], scale: dict[str, float], *, warned: bool = False
+    picture: Bytes, above: list[str], below: list[str], scale: dict[str, float], caption: str, *, warned: bool = False
 ) -> Image.Image:
-    """The picture with its words around and its scale beside it; `warned`: the whole head is a warning."""
+    """The picture with its words around and its scale, which measures `caption`, beside it.
+
+    `warned`: the whole head is a warning.
+    """
     height, width = picture.shape[:2]
     page_width = max(width + _SIDE_PX, _MIN_WIDTH_PX) + 2 * _MARGIN_PX
     font = ImageFont.load_default(_TEXT_PX)
@@ -167,7 +177,7 @@ def _page(
     draw = ImageDraw.Draw(page)
     _write(draw, font, head, _MARGIN_PX, first_ink=_WARNING_INK, ink=_WARNING_INK if warned else _INK)
     page.paste(Image.fromarray(picture), (_MARGIN_PX, top))
-    _draw_scale(page, draw, font, (width + 2 * _MARGIN_PX, top), height, scale)
+    _draw_scale(page, draw, font, (width + 2 * _MARGIN_PX, top), height, scale, caption)
     _write(draw, font, foot, top + height + _MARGIN_PX, first_ink=_INK)
     return page
 
@@ -179,10 +189,13 @@ def _draw_scale(
     corner: tuple[int, int],
     height: int,
     scale: dict[str, float],
+    caption: str,
 ) -> None:
-    """The value scale, as its colours look over a mid-grey, with five values beside it."""
+    """The value scale under its caption, as its colours look over a mid-grey, with five values beside it."""
     left, top = corner
-    height = max(height, 4 * _LINE_PX)
+    draw.text((left, top), caption, font=font, fill=_INK)
+    top += _LINE_PX
+    height = max(height - _LINE_PX, 4 * _LINE_PX)
     strength = np.linspace(1.0, 0.0, height, dtype=np.float32)[:, None].repeat(_BAR_PX, axis=1)
     grey = np.full((height, _BAR_PX, 3), 0.5, np.float32)
     page.paste(Image.fromarray(_blend(grey, strength)), (left, top))
@@ -192,7 +205,8 @@ def _draw_scale(
         draw.line((left + _BAR_PX, y, left + _BAR_PX + 5, y), fill=_INK)
         value = scale["low"] + share * (scale["high"] - scale["low"])
         text_y = min(max(y - _TEXT_PX // 2 - 2, top), top + height - _LINE_PX + 2)
-        draw.text((left + _BAR_PX + 10, text_y), f"{value:.3f}", font=font, fill=_INK)
+        text = f"{value:.3f}" if caption == _PROBABILITY else f"{value:.3g}"
+        draw.text((left + _BAR_PX + 10, text_y), text, font=font, fill=_INK)
 
 
 def _wrapped(lines: list[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:

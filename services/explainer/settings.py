@@ -46,8 +46,9 @@ class ExplainerSection(Section):
     )
     overlay_span: PositiveFloat = Field(
         0.05,
-        description="Least span of an overlay's colour scale above the frame's mean, as a probability: a map that "
-        "rises less is not stretched to full colour.",
+        description="Least span of an overlay's colour scale above the frame's mean, as a probability; for rollout and "
+        "legrad, whose values are none, as a share of the map's greatest magnitude. A map that rises less is not "
+        "stretched to full colour.",
     )
     faithfulness: bool = Field(
         True,

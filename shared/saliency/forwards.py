@@ -22,8 +22,6 @@ Forward = Callable[[Tensor], Tensor]
 log = logging.getLogger(__name__)
 
 _TRIES: Final = 3
-_FLOAT32_ERROR: Final = 1e-3
-"""Relative: float32 forwards differ by about 1e-6, bfloat16 ones by about 1e-2."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +124,7 @@ def fastest_forward(backbone: Backbone) -> tuple[Forward, str]:
     The backbone's own where that is bfloat16; in float32 what runs faster here: it depends on the processor whether
     oneDNN's packed layers beat those that the Hugging Face model runs on.
     """
-    own = encoder_forward(backbone)
-    precision = encoder_precision(backbone)
+    own, precision = encoder_forward(backbone), backbone.precision
     if precision == "bf16":
         return own, precision
     other = hugging_face_forward(backbone)
@@ -135,16 +132,6 @@ def fastest_forward(backbone: Backbone) -> tuple[Forward, str]:
     chosen = "the fast forward" if own_s <= other_s else "Hugging Face's"
     log.info("masked images in float32 by %s: %.0f and %.0f ms an image", chosen, 1e3 * own_s, 1e3 * other_s)
     return (own if own_s <= other_s else other), precision
-
-
-def encoder_precision(backbone: Backbone) -> str:
-    """`float32` or `bf16`, told by its results on one image."""
-    size = backbone.input_size_px
-    pixels = torch.randn((1, 3, size, size), generator=torch.Generator().manual_seed(0)).to(backbone.device)
-    with torch.inference_mode():
-        expected, found = hugging_face_rows(backbone, pixels), encoder_forward(backbone)(pixels)
-    error = torch.linalg.vector_norm(found - expected) / torch.linalg.vector_norm(expected)
-    return "float32" if float(error) < _FLOAT32_ERROR else "bf16"
 
 
 def _least_s(forward: Forward, backbone: Backbone) -> float:

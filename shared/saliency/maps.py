@@ -77,6 +77,17 @@ Outcome = SaliencyMap | NotExplainableError
 """A map, or why there is none: one image's failure must not take the others of its batch along."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unforeseen:
+    """Nobody foresaw why there is no map: whoever asked for it raises `error`, the others of the batch go on."""
+
+    error: Exception
+
+
+Ended = Outcome | Unforeseen
+"""How the work on one image ended."""
+
+
 def chosen(p_x: Tensor, target: int | None) -> int:
     """The class to explain, of (C,) probabilities."""
     return int(p_x.argmax()) if target is None else target

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from shared.errors import NotExplainableError
 from shared.saliency.forwards import Forward
-from shared.saliency.maps import Outcome, SaliencyMap
+from shared.saliency.maps import Ended, SaliencyMap, Unforeseen
 
 
 class Masked(Protocol):
@@ -49,7 +50,7 @@ def run_masked(
     *,
     batch_size: int,
     progress: Callable[[], None] = lambda: None,
-) -> Iterator[Outcome]:
+) -> Iterator[Ended]:
     """Run masked images until there are none, in batches filled across images.
 
     Args:
@@ -59,7 +60,8 @@ def run_masked(
         progress: Called after each forward pass; what it raises ends the run.
 
     Yields:
-        The outcomes, in the order of `upcoming`, as soon as they are there.
+        How they ended, in the order of `upcoming`, as soon as they have. Only what `forward` and `progress` raise
+        ends the run.
     """
     queue: deque[_Place] = deque()
     while True:
@@ -75,34 +77,48 @@ def run_masked(
 
 
 class _Place:
-    """An image in the queue: its work, or why there is none."""
+    """An image in the queue: its work, or why there is none. What its own work raises stays with it."""
 
     @torch.inference_mode()
     def __init__(self, start: Start) -> None:
-        self._state: Masked | NotExplainableError
-        try:
-            self._state = start()
-        except NotExplainableError as error:
-            self._state = error
+        self._work: Masked | None = None
+        self._failure: NotExplainableError | Unforeseen | None = None
+        with self._failing():
+            self._work = start()
 
     @property
     def waiting(self) -> int:
-        return 0 if isinstance(self._state, NotExplainableError) else self._state.waiting
+        return 0 if self._work is None else self._work.waiting
 
-    def images(self, count: int) -> Tensor:
-        assert not isinstance(self._state, NotExplainableError)
-        return self._state.images(count)
+    def images(self, count: int) -> Tensor | None:
+        """(count, 3, H, W); None if they could not be made."""
+        images: Tensor | None = None
+        with self._failing():
+            if self._work is not None:
+                images = self._work.images(count)
+        return images
 
     def take(self, rows: Tensor) -> None:
-        if not isinstance(self._state, NotExplainableError):
-            try:
-                self._state.take(rows)
-            except NotExplainableError as error:
-                self._state = error
+        with self._failing():
+            if self._work is not None:
+                self._work.take(rows)
 
     @torch.inference_mode()
-    def outcome(self) -> Outcome:
-        return self._state if isinstance(self._state, NotExplainableError) else self._state.result()
+    def outcome(self) -> Ended:
+        with self._failing():
+            if self._work is not None:
+                return self._work.result()
+        return self._failure or Unforeseen(RuntimeError("the work on an image left neither a map nor an error"))
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """What is raised within is how this image ended."""
+        try:
+            yield
+        except NotExplainableError as error:
+            self._work, self._failure = None, error
+        except Exception as error:  # noqa: BLE001  (whoever asked for this image raises it)
+            self._work, self._failure = None, Unforeseen(error)
 
 
 @torch.inference_mode()
@@ -111,8 +127,8 @@ def _ran(queue: Iterable[_Place], forward: Forward, batch_size: int) -> bool:
     batch: list[tuple[_Place, Tensor]] = []
     room = batch_size
     for place in queue:
-        if count := min(place.waiting, room):
-            batch.append((place, place.images(count)))
+        if (count := min(place.waiting, room)) and (images := place.images(count)) is not None:
+            batch.append((place, images))
             room -= count
     if not batch:
         return False

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from shared.errors import NotExplainableError
 from shared.saliency.forwards import Forward, explained, fastest_forward
 from shared.saliency.legrad import legrad
-from shared.saliency.maps import Outcome, Request, SaliencyMap
+from shared.saliency.maps import Ended, Request, SaliencyMap, Unforeseen
 from shared.saliency.masked_queue import Masked, Start, run_masked
 from shared.saliency.modes import ModeName, mode_of
 from shared.saliency.rise import Rise, RiseParameters
@@ -32,8 +32,8 @@ class MapMaker(Protocol):
     def mode(self) -> str:
         """How it is run, as results carry it."""
 
-    def run(self, upcoming: Callable[[], Request | None], progress: Callable[[], None]) -> Iterator[Outcome]:
-        """The outcomes of what `upcoming` gives until it gives None, in its order.
+    def run(self, upcoming: Callable[[], Request | None], progress: Callable[[], None]) -> Iterator[Ended]:
+        """How the work on what `upcoming` gives ended, until it gives None, in its order.
 
         Args:
             upcoming: The next request, or None if there is none now; asked when there is room for one.
@@ -92,14 +92,16 @@ class _OnePass:
     make: Callable[[Request], SaliencyMap]
     mode: str = "exact-float32"
 
-    def run(self, upcoming: Callable[[], Request | None], progress: Callable[[], None]) -> Iterator[Outcome]:
+    def run(self, upcoming: Callable[[], Request | None], progress: Callable[[], None]) -> Iterator[Ended]:
         while (request := upcoming()) is not None:
             progress()
             try:
-                outcome: Outcome = self.make(request)
+                ended: Ended = self.make(request)
             except NotExplainableError as error:
-                outcome = error
-            yield outcome
+                ended = error
+            except Exception as error:  # noqa: BLE001  (whoever asked for this map raises it)
+                ended = Unforeseen(error)
+            yield ended
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class _ManyPasses:
     forward: Forward
     batch_size: int
 
-    def run(self, upcoming: Callable[[], Request | None], progress: Callable[[], None]) -> Iterator[Outcome]:
+    def run(self, upcoming: Callable[[], Request | None], progress: Callable[[], None]) -> Iterator[Ended]:
         def started() -> Start | None:
             request = upcoming()
             return None if request is None else partial(self.start, request)
@@ -122,8 +124,8 @@ class _ManyPasses:
 
 def explain_all(
     maker: MapMaker, requests: Iterable[Request], progress: Callable[[], None] = lambda: None
-) -> Iterator[Outcome]:
-    """The outcomes of all requests, in their order."""
+) -> Iterator[Ended]:
+    """How the work on all requests ended, in their order."""
     remaining = iter(requests)
     return maker.run(lambda: next(remaining, None), progress)
 
@@ -134,7 +136,17 @@ def explain(maker: MapMaker, request: Request, progress: Callable[[], None] = la
     Raises:
         NotExplainableError: none can be made.
     """
-    (outcome,) = explain_all(maker, [request], progress)
-    if isinstance(outcome, NotExplainableError):
-        raise outcome
-    return outcome
+    (ended,) = explain_all(maker, [request], progress)
+    return made(ended)
+
+
+def made(ended: Ended) -> SaliencyMap:
+    """The map.
+
+    Raises:
+        NotExplainableError: none can be made.
+        Exception: what nobody foresaw.
+    """
+    if isinstance(ended, SaliencyMap):
+        return ended
+    raise ended.error if isinstance(ended, Unforeseen) else ended

@@ -23,7 +23,8 @@ ModeName = Literal["auto", "exact", "two-pass", "adaptive", "one-pass"]
 AUTO: Final = "adaptive"
 """The fastest whose maps keep a Pearson correlation of at least .999 with the exact ones on the phantom set."""
 
-_SECONDS: Final[dict[str, Seconds]] = {"exact": "all", "two-pass": "all", "adaptive": "needed", "one-pass": "none"}
+FAST_MODES: Final[dict[str, Seconds]] = {"two-pass": "all", "adaptive": "needed", "one-pass": "none"}
+"""The modes by the fast forward, and which second images each runs."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,6 @@ def mode_of(wanted: ModeName, backbone: Backbone) -> Mode:
     """The mode on this backbone. Loads the float32 model and runs it, but for exact."""
     chosen = AUTO if wanted == "auto" else wanted
     if chosen == "exact":
-        return Mode("exact-float32", hugging_face_forward(backbone), _SECONDS[chosen])
+        return Mode("exact-float32", hugging_face_forward(backbone), "all")
     forward, precision = fastest_forward(backbone)
-    return Mode(f"{chosen}-{precision}", forward, _SECONDS[chosen])
+    return Mode(f"{chosen}-{precision}", forward, FAST_MODES[chosen])

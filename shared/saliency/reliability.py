@@ -11,80 +11,16 @@ The check is coarse: docs/explanations.md has how far the ranges of trained and 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shared.errors import ConfigurationError
 from shared.events import Reliability
+from shared.vision.explain_reference import FACTOR, ExplainReference
 from shared.vision.transform import Letterbox
-
-REFERENCE_FILE: Final = "explain-reference.json"
-FACTOR: Final = 1.25
-"""Clearly above: more than so many times the references' 95th percentile."""
-
-_QUANTILES: Final = (0.5, 0.95, 0.99, 1.0)
-_LIMITING: Final = 0.95
-
-
-class ExplainReference(BaseModel):
-    """What `explain-reference.json` holds. Research use only.
-
-    Attributes:
-        head_id: The head that it stands beside.
-        head_sha256: Of that head's file; None if it did not come from one.
-        backbone_id: The trained backbone whose build was taken.
-        architecture: That build in words.
-        method: Of the maps, such as vit-cx.
-        mode: How they were run.
-        parameters: Of the method; a map made with others cannot be compared.
-        weights: How the random weights were drawn.
-        images: What the maps were made of.
-        seed: Of weights, images and noise.
-        ranges: Of each map, ascending, as `map_range` gives.
-        quantiles: Of the ranges, for the reader.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: Literal["similis-explain-reference-1"] = "similis-explain-reference-1"
-    notice: Literal["research use only"] = "research use only"
-    head_id: str
-    head_sha256: str | None
-    backbone_id: str
-    architecture: str
-    method: str
-    mode: str
-    parameters: dict[str, Any]
-    weights: str
-    images: str
-    seed: int
-    ranges: tuple[float, ...] = Field(min_length=1)
-    quantiles: dict[str, float]
-
-    @classmethod
-    def of(cls, ranges: Sequence[float], **facts: Any) -> ExplainReference:
-        """A reference with the quantiles of its ranges."""
-        kept = tuple(sorted(round(float(value), 6) for value in ranges))
-        quantiles = {f"{share:g}": _quantile(kept, share) for share in _QUANTILES}
-        # Through JSON once, so that what is written and what is read back are equal.
-        return cls(ranges=kept, quantiles=quantiles, **json.loads(json.dumps(facts)))
-
-    @property
-    def n(self) -> int:
-        """How many maps."""
-        return len(self.ranges)
-
-    @property
-    def limit(self) -> float:
-        """What a map's range must exceed."""
-        return FACTOR * _quantile(self.ranges, _LIMITING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,27 +95,6 @@ def judge_range(
     )
 
 
-def read_reference(path: Path) -> ExplainReference | None:
-    """The reference in a version's folder; None if there is none.
-
-    Raises:
-        ConfigurationError: it cannot be read.
-    """
-    try:
-        return ExplainReference.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError) as error:
-        raise ConfigurationError(f"{path} is no random-weight reference: {error}") from error
-
-
-def write_reference(path: Path, reference: ExplainReference) -> None:
-    """Write `explain-reference.json`; it is there as a whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(reference.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
 def _mismatch(reference: ExplainReference, head_id: str, method: str, parameters: Mapping[str, Any]) -> str | None:
     if reference.head_id != head_id:
         return f"it is of the head {reference.head_id}"
@@ -194,8 +109,3 @@ def _mismatch(reference: ExplainReference, head_id: str, method: str, parameters
 def _plain(value: Any) -> Any:
     """As JSON would give it back."""
     return list(value) if isinstance(value, tuple) else value
-
-
-def _quantile(ranges: Sequence[float], share: float) -> float:
-    """The smallest of the ranges that so many do not exceed: no interpolation between few values."""
-    return float(np.quantile(ranges, share, method="inverted_cdf"))

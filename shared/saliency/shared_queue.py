@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from shared.saliency.maps import Outcome, Request
+from shared.saliency.maps import Outcome, Request, Unforeseen
 from shared.saliency.methods import MapMaker
 
 
@@ -33,7 +33,8 @@ class SharedQueue:
         """The outcomes of `requests`, in their order. Blocks until they are there.
 
         Raises:
-            Exception: what `progress` raised, or a forward pass: memory ran out, say.
+            Exception: what nobody foresaw, of one of these requests; or what `progress` or a forward pass raised, which
+                reaches all who have images in the queue: memory ran out, say.
         """
         futures = [Future[Outcome]() for _ in requests]
         with self._lock:
@@ -56,8 +57,11 @@ class SharedQueue:
 
         while True:
             try:
-                for outcome in self._maker.run(upcoming, self._progress):
-                    taken.popleft().set_result(outcome)
+                for ended in self._maker.run(upcoming, self._progress):
+                    if isinstance(ended, Unforeseen):
+                        taken.popleft().set_exception(ended.error)
+                    else:
+                        taken.popleft().set_result(ended)
             except BaseException as error:  # noqa: BLE001  (each waiting thread raises it)
                 for future in taken:
                     future.set_exception(error)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -18,11 +18,11 @@ from shared.errors import WeightsError
 from shared.pixels.frame import Frame
 from shared.settings import VisionSettings
 from shared.vision.batch_encoder import BatchEncoder
+from shared.vision.block_ways import fastest_ways
 from shared.vision.checkpoint import Checkpoint, DinoConfig, read_checkpoint
 from shared.vision.compiled import compiled_if_faster
 from shared.vision.fast_forward import FastForward
 from shared.vision.features import MIDDLE_BLOCKS, PATCH_BLOCKS, Features
-from shared.vision.packed_linear import can_pack
 from shared.vision.precision import Precision, choose_precision
 from shared.vision.transform import letterboxed, squares_of_inputs
 from shared.vision.weights import backbone_id, locate_weights
@@ -52,6 +52,7 @@ class Backbone:
         input_size_px: Side of the square input, a multiple of `patch_px`.
         batch_size: Frames in one forward pass.
         keeps_patches: Whether features come with their patch tokens, which heads with a patch lens read.
+        precision: Of the fast forward; the Hugging Face model's is float32.
     """
 
     id: str
@@ -62,6 +63,7 @@ class Backbone:
     input_size_px: int
     batch_size: int
     keeps_patches: bool = False
+    precision: Literal["float32", "bf16"] = "float32"
 
     @property
     def dim(self) -> int:
@@ -191,26 +193,29 @@ def load_backbone(settings: VisionSettings, *, keep_patches: bool = True) -> Bac
         size_px,
         settings.batch_size,
         keep_patches,
+        "bf16" if precision.dtype == torch.bfloat16 else "float32",
     )
 
 
 def _encoder(
     checkpoint: Checkpoint, precision: Precision, device: torch.device, settings: VisionSettings, *, keep_patches: bool
 ) -> BatchEncoder:
-    build = partial(
-        FastForward,
+    config, size_px = checkpoint.config, settings.input_size_px
+    ways = fastest_ways(
         checkpoint,
-        settings.input_size_px,
-        dtype=precision.dtype,
-        device=device,
-        keep_patches=keep_patches,
+        precision.dtype,
+        device,
+        tokens=(size_px // config.patch_px) ** 2 + config.prefix_tokens,
+        batch_size=settings.batch_size,
     )
-    forward: Callable[[torch.Tensor], torch.Tensor]
-    forward = build(is_packed=device.type == "cpu" and can_pack(precision.dtype))
+    build = partial(FastForward, checkpoint, size_px, dtype=precision.dtype, device=device, keep_patches=keep_patches)
+    forward: Callable[[torch.Tensor], torch.Tensor] = build(ways=ways)
     is_compiled = False
     if settings.compile:
         shape = (settings.batch_size, 1, settings.input_size_px, settings.input_size_px)
-        forward, is_compiled = compiled_if_faster(build(), forward, torch.zeros(shape, device=device))
+        forward, is_compiled = compiled_if_faster(
+            build(ways=replace(ways, has_packed_layers=False)), forward, torch.zeros(shape, device=device)
+        )
     return BatchEncoder(
         forward,
         size_px=settings.input_size_px,

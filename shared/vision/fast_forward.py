@@ -13,6 +13,8 @@ The same function as `Dinov2Model`, with what is constant worked out once, in fl
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import nn
@@ -22,6 +24,22 @@ from shared.vision.checkpoint import Checkpoint, DinoConfig, Tensors
 from shared.vision.features import MIDDLE_BLOCKS, PATCH_BLOCKS
 from shared.vision.packed_linear import PackedLinear, PlainLinear
 from shared.vision.transform import IMAGENET_MEAN, IMAGENET_STD
+
+
+@dataclass(frozen=True, slots=True)
+class BlockWays:
+    """Which kernels a block uses. The results differ by rounding only.
+
+    Attributes:
+        has_packed_layers: Weights laid out for oneDNN beforehand.
+        has_batched_attention: `batched_attention` instead of torch's fused kernel.
+    """
+
+    has_packed_layers: bool = False
+    has_batched_attention: bool = False
+
+
+PLAIN: Final = BlockWays()
 
 
 class FastForward(nn.Module):
@@ -41,9 +59,19 @@ class FastForward(nn.Module):
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | None = None,
-        is_packed: bool = False,
+        ways: BlockWays = PLAIN,
         keep_patches: bool = False,
     ) -> None:
+        """Float64 is kept until the constants are worked out.
+
+        Args:
+            checkpoint: The weights.
+            input_size_px: S, a multiple of the patch.
+            dtype: Of the blocks' weights and activations.
+            device: Where they go; None: the CPU.
+            ways: Which kernels the blocks use; see `block_ways.fastest_ways`.
+            keep_patches: Also give the patch tokens.
+        """
         super().__init__()
         config, tensors = checkpoint.config, {name: tensor.double() for name, tensor in checkpoint.tensors.items()}
         self.config, self.dtype = config, dtype
@@ -55,8 +83,7 @@ class FastForward(nn.Module):
         self._prefix, self._positions = _constant(prefix), _constant(positions + bias)
         self._colour, self._grey = _constant(weight.flatten(1)), _constant(weight.sum(dim=1).flatten(1))
         self._blocks = nn.ModuleList(
-            _Block(tensors, f"encoder.layer.{number}", config, dtype, is_packed=is_packed)
-            for number in range(config.num_hidden_layers)
+            Block(tensors, f"encoder.layer.{number}", config, dtype, ways) for number in range(config.num_hidden_layers)
         )
         self._norm = _norm(tensors, "layernorm", config)
         self.eval().requires_grad_(False)
@@ -86,10 +113,13 @@ class FastForward(nn.Module):
         return torch.cat([self._prefix.expand(count, -1, -1), patches], dim=1)
 
 
-class _Block(nn.Module):
-    def __init__(self, tensors: Tensors, name: str, config: DinoConfig, dtype: torch.dtype, *, is_packed: bool) -> None:
+class Block(nn.Module):
+    """One transformer block, `name` among the tensors, on (N, T, D)."""
+
+    def __init__(self, tensors: Tensors, name: str, config: DinoConfig, dtype: torch.dtype, ways: BlockWays) -> None:
         super().__init__()
-        layer = PackedLinear if is_packed else PlainLinear
+        layer = PackedLinear if ways.has_packed_layers else PlainLinear
+        self._attend = batched_attention if ways.has_batched_attention else _fused_attention
         first, second = ("weights_in", "weights_out") if config.use_swiglu_ffn else ("fc1", "fc2")
         inner = (tensors[f"{name}.mlp.{first}.weight"], tensors[f"{name}.mlp.{first}.bias"])
         self._heads, self._is_gated = config.num_attention_heads, config.use_swiglu_ffn
@@ -102,10 +132,11 @@ class _Block(nn.Module):
         self._outer = layer(_linear(*_scaled(tensors, f"{name}.mlp.{second}", f"{name}.layer_scale2"), dtype))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, T, D) of (N, T, D)."""
         count, tokens, width = x.shape
         joined = self._qkv(self._norm1(x)).view(count, tokens, 3, self._heads, width // self._heads)
         query, key, value = joined.permute(2, 0, 3, 1, 4)
-        seen = functional.scaled_dot_product_attention(query, key, value, scale=1.0)
+        seen = self._attend(query, key, value)
         x = self._projection.added(seen.transpose(1, 2).reshape(count, tokens, width), x)
         out: torch.Tensor = self._outer.added(self._activated(self._norm2(x)), x)
         return out
@@ -117,6 +148,18 @@ class _Block(nn.Module):
             return gated
         activated: torch.Tensor = self._inner.gelu(x)
         return activated
+
+
+def batched_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Attention of (N, H, T, d), scaled already, by two batched matrix products: holds N H T T scores at once."""
+    count, heads, tokens, width = query.shape
+    query, key, value = (part.reshape(count * heads, tokens, width) for part in (query, key, value))
+    weights = torch.softmax(torch.bmm(query, key.transpose(1, 2)), dim=-1)
+    return torch.bmm(weights, value).view(count, heads, tokens, width)
+
+
+def _fused_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    return functional.scaled_dot_product_attention(query, key, value, scale=1.0)
 
 
 class _Norm(nn.Module):

@@ -41,7 +41,7 @@ from shared.errors import ConfigurationError, WeightsError
 from shared.events import NO_TASK, CodedMeaning, Probability, TaskName
 from shared.ids import Uid
 from shared.manifest import InstanceEntry, SeriesEntry
-from shared.saliency.reliability import REFERENCE_FILE, ExplainReference, read_reference
+from shared.vision.explain_reference import REFERENCE_FILE, ExplainReference, read_reference
 from shared.vision.frame_policy import FramesPolicy
 from shared.vision.heads import LinearHead
 from shared.vision.live_version import LIVE_FILE, live_folder

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from services.training.evaluation.command import evaluate_command
+from services.training.retrieval_evaluation.command import retrieval_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,10 +30,12 @@ class _TaskFirst(TyperGroup):
 
 evaluate_app = typer.Typer(
     cls=_TaskFirst,
-    help="Measure a task's head (similis evaluate TASK) or its explanations (similis evaluate explain TASK).",
+    help="Measure a task's head (similis evaluate TASK), its explanations (similis evaluate explain TASK) or its "
+    "search (similis evaluate retrieval TASK).",
     no_args_is_help=True,
 )
 evaluate_app.command("task")(evaluate_command)
+evaluate_app.command("retrieval")(retrieval_command)
 
 
 @evaluate_app.command("explain")
@@ -62,6 +65,9 @@ def explain_command(
     mode: Annotated[
         Literal["auto", "exact", "two-pass", "adaptive", "one-pass"], typer.Option(help="How ViT-CX is run.")
     ] = "auto",
+    fill: Annotated[
+        Literal["mean", "black"], typer.Option(help="What stands where a mask of ViT-CX or RISE removes the image.")
+    ] = "mean",
     reference_maps: Annotated[
         int,
         typer.Option(help="Instead: keep the ranges of so many random-weight networks' maps beside the head; try 20."),
@@ -95,6 +101,7 @@ def explain_command(
         deltas=tuple(delta or (0.1, 0.05)),
         rise_masks=rise_masks,
         mode=mode,
+        fill=fill,
         seed=seed,
         draws=bootstraps,
         reference_maps=reference_maps,
@@ -152,9 +159,10 @@ def keep_reference(request: ExplainRequest, console: Console) -> None:
     from services.training.settings import TrainSettings
     from shared.errors import ConfigurationError
     from shared.pixels import PixelLimits
-    from shared.saliency.reliability import REFERENCE_FILE, write_reference
+    from shared.saliency.fills import FILLS
     from shared.saliency.vit_cx import Parameters
     from shared.vision.backbone import load_backbone
+    from shared.vision.explain_reference import REFERENCE_FILE, write_reference
 
     settings, options = TrainSettings(), request.options()
     measured = measured_task(settings.tasks_dir(request.tasks_dir), request.task, request.version)
@@ -167,7 +175,7 @@ def keep_reference(request: ExplainRequest, console: Console) -> None:
             backbone,
             images=images,
             seed=request.seed,
-            parameters=Parameters(delta=options.deltas[0]),
+            parameters=Parameters(delta=options.deltas[0], fill=FILLS[options.fill]),
             limits=PixelLimits.of(settings.vision),
             progress=advance,
         )

@@ -35,12 +35,14 @@ from shared.errors import WeightsError
 from shared.events import Reliability
 from shared.pixels import PixelLimits
 from shared.saliency.faithfulness import FaithfulnessParameters
+from shared.saliency.fills import FILLS, FillName
 from shared.saliency.forwards import encoder_forward
 from shared.saliency.heads import TorchHead
 from shared.saliency.modes import ModeName, mode_of
-from shared.saliency.reliability import FACTOR, Verdict, judge_range
+from shared.saliency.reliability import Verdict, judge_range
 from shared.saliency.vit_cx import METHOD, Parameters
 from shared.vision.backbone import Backbone
+from shared.vision.explain_reference import FACTOR
 from shared.vision.tasks import Task
 
 ON_SHEET = 10
@@ -56,6 +58,7 @@ class MapOptions:
         deltas: Of ViT-CX; the first is the one that others are set beside.
         rise_masks: 0: without RISE.
         mode: How ViT-CX is run.
+        fill: What stands where a mask of ViT-CX or RISE removes the image.
         faithfulness: How insertion and deletion are measured.
         command: Makes the report again, without paths.
     """
@@ -65,6 +68,7 @@ class MapOptions:
     deltas: tuple[float, ...] = (0.1, 0.05)
     rise_masks: int = 500
     mode: ModeName = "auto"
+    fill: FillName = "mean"
     faithfulness: FaithfulnessParameters = field(default_factory=FaithfulnessParameters)
     command: str = "not stated"
 
@@ -112,7 +116,10 @@ def evaluate_maps(
     """
     if task.head.backbone_id != backbone.id:
         raise WeightsError(f"the head of {task.name} reads {task.head.backbone_id}, the backbone is {backbone.id}")
-    methods = compared_maps(backbone, deltas=options.deltas, rise_masks=options.rise_masks, mode=options.mode)
+    fill = FILLS[options.fill]
+    methods = compared_maps(
+        backbone, deltas=options.deltas, rise_masks=options.rise_masks, mode=options.mode, fill=fill
+    )
     frames, left_out = measured_maps(
         lesion_frames(cases, backbone.input_size_px, limits or PixelLimits()),
         TorchHead(task.head, backbone.device),
@@ -128,7 +135,7 @@ def evaluate_maps(
         raise DatasetError(f"the head judges none of {left_out} frames right: there is no decision to explain")
     names = [method.name for method in methods]
     estimates = _estimates(frames, names, options)
-    judged = _judged(frames, names[0], task, Parameters(delta=options.deltas[0]))
+    judged = _judged(frames, names[0], task, Parameters(delta=options.deltas[0], fill=fill))
     report = ExplainReport(
         task=task.name,
         title=task.definition.title,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from services.training.explain_evaluation.infidelity import SQUARES
 from services.training.explain_evaluation.localisation import FIGURES as PLACES
 from services.training.explain_evaluation.report import FIGURES, LOWER_IS_BETTER, ExplainReport, figure_name
 from services.training.measures.bootstrap import Estimate
@@ -35,6 +36,9 @@ def explain_markdown(report: ExplainReport, *, figure: str | None = None) -> str
                 *(f"- **{figure_name(figure)}**: {told}." for figure, told in PLACES.items()),
                 "- **insertion, deletion**: area under the probability as pixels come into a blurred frame, or go from "
                 "the frame, in the map's order; beside them stands what random orders give.",
+                f"- **infidelity** (after Yeh et al. 2019): {SQUARES} squares, a fifth of the frame's shorter side, "
+                "are removed one at a time; share of the variance of what that does to the probability that the "
+                "map's sum over the square, at the best scale and offset, does not tell. 0: it tells all; 1: nothing.",
                 "- **seed stability**: correlation of two maps of the same frame that differ by their seed.",
                 "- **passes**: images through the model for one map.",
             ]

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from services.training.explain_evaluation.compared_maps import Made, Method
+from services.training.explain_evaluation.infidelity import Removals, infidelity, removals
 from services.training.explain_evaluation.lesion_frames import LesionFrame
 from services.training.explain_evaluation.localisation import localise
 from services.training.features.case_features import Progress
@@ -77,7 +78,7 @@ def measured_maps(
         head: Of the task.
         forward: The backbone's, for insertion and deletion.
         methods: What to measure.
-        parameters: Of insertion and deletion.
+        parameters: Of insertion and deletion; infidelity fills as deletion does.
         device: Where the backbone lies.
         seed: Of the noise and the random orders, one further for each frame.
         total: Frames, for the progress.
@@ -99,10 +100,20 @@ def measured_maps(
         if int(p_x.argmax()) != target:
             left_out += 1
         else:
-            games = PixelGames(scorer(forward, head), x, target, content=lesion.content, parameters=parameters)
+            score = scorer(forward, head)
+            games = PixelGames(score, x, target, content=lesion.content, parameters=parameters)
+            removed = removals(
+                score,
+                x,
+                target,
+                lesion.content,
+                seed=seed + done,
+                fill=parameters.fill,
+                batch_size=parameters.batch_size,
+            )
             chance = tuple(games.play(games.random_orders(seed + done)))
             request = Request(x, head, seed + done, target)
-            maps = {method.name: _measured(method, request, lesion, games, chance) for method in methods}
+            maps = {method.name: _measured(method, request, lesion, games, chance, removed) for method in methods}
             found.append(MeasuredFrame(lesion, float(p_x[target]), chance, maps))
         if progress:
             progress("maps", done, total)
@@ -110,7 +121,12 @@ def measured_maps(
 
 
 def _measured(
-    method: Method, request: Request, lesion: LesionFrame, games: PixelGames, chance: Sequence[Curves]
+    method: Method,
+    request: Request,
+    lesion: LesionFrame,
+    games: PixelGames,
+    chance: Sequence[Curves],
+    removed: Removals,
 ) -> MeasuredMap:
     made = method.make(request, lesion.content)
     faithfulness = faithfulness_of(games, made.values, request.seed, chance)
@@ -123,6 +139,7 @@ def _measured(
             **localise(made.values, lesion.mask, lesion.content, seed=request.seed),
             "insertion": faithfulness.insertion,
             "deletion": faithfulness.deletion,
+            "infidelity": infidelity(made.values, removed),
             "seed_stability": stability,
         },
         range=map_range(made.values, made.mask_count, lesion.content),

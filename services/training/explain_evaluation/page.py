@@ -22,18 +22,18 @@ _DOTS_PER_INCH: Final = 80
 
 def explain_page(report: ExplainReport, frames: Sequence[MeasuredFrame], *, title: str) -> bytes:
     """PNG bytes. The same figures always give the same file."""
-    figure = Figure(figsize=(13, 8), dpi=_DOTS_PER_INCH, layout="constrained")
+    figure = Figure(figsize=(12, 11), dpi=_DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(2, 5)
+    grid = figure.subplots(3, 4)
     for axes in grid.ravel():
         axes.axis("off")
     for place, name in enumerate(FIGURES):
         _draw_figure(grid.ravel()[place], report, name, with_names=place % grid.shape[1] == 0)
     names = [method.method for method in report.methods]
-    _draw_curves(grid[1, 2], frames, names, "insertion")
-    _draw_curves(grid[1, 3], frames, names, "deletion")
-    handles, labels = grid[1, 3].get_legend_handles_labels()
-    grid[1, 4].legend(handles, labels, loc="center", frameon=False, fontsize=8)
+    _draw_curves(grid[2, 0], frames, names, "insertion")
+    _draw_curves(grid[2, 1], frames, names, "deletion")
+    handles, labels = grid[2, 1].get_legend_handles_labels()
+    grid[2, 2].legend(handles, labels, loc="center", frameon=False, fontsize=8)
     figure.suptitle(
         f"{title}: {report.frames} phantom frames with a known lesion; 95 % intervals over patients; research use only",
         fontsize=11,

@@ -17,9 +17,11 @@ from shared.saliency.forwards import explained
 from shared.saliency.heads import TorchHead
 from shared.saliency.maps import Request
 from shared.saliency.masked_queue import Start, run_masked
-from shared.saliency.reliability import ExplainReference, map_range
+from shared.saliency.methods import made
+from shared.saliency.reliability import map_range
 from shared.saliency.vit_cx import METHOD, Parameters, ViTCX
 from shared.vision.backbone import Backbone
+from shared.vision.explain_reference import ExplainReference
 from shared.vision.tasks import Task
 from shared.vision.transform import letterbox_box, to_model_input
 
@@ -111,9 +113,11 @@ def _range_of(frame: Frame, task: Task, backbone: Backbone, seed: int, parameter
         request = next(requests, None)
         return None if request is None else lambda: ViTCX(model, request, parameters, mode=MODE)
 
-    (outcome,) = run_masked(upcoming, model.clean, batch_size=backbone.batch_size)
-    if isinstance(outcome, NotExplainableError):
+    (ended,) = run_masked(upcoming, model.clean, batch_size=backbone.batch_size)
+    try:
+        found = made(ended)
+    except NotExplainableError:
         return 0.0  # a network that tells no place from another draws a flat map
     height, width = frame.pixels.shape[:2]
     content = letterbox_box(height, width, frame.pixel_aspect, size)
-    return map_range(outcome.values, outcome.mask_count, content)
+    return map_range(found.values, found.mask_count, content)

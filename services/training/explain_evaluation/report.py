@@ -9,8 +9,8 @@ from services.training.measures.bootstrap import Estimate
 
 NOTICE: Final = "Research use only. No diagnostic device; these are phantom results."
 
-FIGURES: Final = ("pointing", "energy", "auroc", "iou", "insertion", "deletion", "seed_stability")
-LOWER_IS_BETTER: Final = frozenset({"deletion"})
+FIGURES: Final = ("pointing", "energy", "auroc", "iou", "insertion", "deletion", "infidelity", "seed_stability")
+LOWER_IS_BETTER: Final = frozenset({"deletion", "infidelity"})
 _NAMES: Final = {"auroc": "AUROC", "iou": "IoU", "seed_stability": "seed stability"}
 
 

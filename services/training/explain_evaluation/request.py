@@ -14,6 +14,7 @@ from services.training.explain_evaluation.evaluate_maps import MapOptions
 from services.training.request import labelled_folder, recipe_of
 from services.training.train_options import check_contrast, check_seed, refuse_without
 from shared.errors import ConfigurationError
+from shared.saliency.fills import FillName
 from shared.saliency.modes import ModeName
 from shared.vision.tasks import Task
 
@@ -42,6 +43,7 @@ class ExplainRequest:
     deltas: tuple[float, ...] = (0.1, 0.05)
     rise_masks: int = 500
     mode: ModeName = "auto"
+    fill: FillName = "mean"
     seed: int = 0
     draws: int = 1000
     reference_maps: int = 0
@@ -62,6 +64,7 @@ class ExplainRequest:
             deltas=self.deltas,
             rise_masks=self.rise_masks,
             mode=self.mode,
+            fill=self.fill,
             command=self.command(),
         )
 
@@ -89,6 +92,7 @@ class ExplainRequest:
         words += ["--tasks-dir FOLDER"] if self.tasks_dir else []
         words += [f"--version {self.version}"] if self.version else []
         words += [f"--source {quote(name)}" for name in self.source]
+        words += [f"--fill {self.fill}"] if self.fill != "mean" else []
         if self.reference_maps:
             words.append(f"--reference-maps {self.reference_maps}")
             words += ["--from FOLDER"] if self.folder else [f"--contrast {self.contrast:g}"]

@@ -20,7 +20,7 @@ from shared.errors import (
 from shared.events import Decision, ExplanationRequested, FrameReference, Reliability, ResultKind, StudyExplained
 from shared.explanation_failure import ExplanationFailure
 from shared.saliency.faithfulness import FaithfulnessParameters
-from shared.saliency.reliability import ExplainReference
+from shared.vision.explain_reference import ExplainReference
 from shared.vision.tasks import ExplainPolicy
 from tests.services.explainer.conftest import evidence, mr_slice, with_explainer
 

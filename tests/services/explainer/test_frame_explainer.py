@@ -15,7 +15,6 @@ from shared.errors import NotExplainableError
 from shared.pixels import PixelLimits, read_frames
 from shared.saliency.forwards import (
     encoder_forward,
-    encoder_precision,
     fastest_forward,
     hugging_face_forward,
     hugging_face_rows,
@@ -143,7 +142,7 @@ def test_all_forwards_give_the_same_rows_whatever_the_batch(backbone):
             rows = forward(pixels)
             torch.testing.assert_close(rows, expected, rtol=1e-4, atol=1e-4)
             assert torch.equal(torch.cat([forward(image[None]) for image in pixels]), rows)
-    assert precision == encoder_precision(backbone) == "float32"
+    assert precision == backbone.precision == "float32"
 
 
 def test_noise_of_a_number_is_the_same_whatever_was_drawn_before():

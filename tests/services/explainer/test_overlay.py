@@ -18,14 +18,17 @@ SIZE = 56
 MASKS = 10
 
 
-def explanation(influence: np.ndarray, height: int, width: int, aspect: float = 1.0) -> FrameExplanation:
+def explanation(
+    influence: np.ndarray, height: int, width: int, aspect: float = 1.0, method: str = "vit-cx"
+) -> FrameExplanation:
+    masks = MASKS if method == "vit-cx" else 0
     return FrameExplanation(
-        values=(influence / MASKS).astype(np.float32),
-        mask_count=MASKS,
+        values=(influence / (masks or 1)).astype(np.float32),
+        mask_count=masks,
         probability=0.8125,
         letterbox=letterbox_box(height, width, aspect, SIZE),
         parameters={},
-        method="vit-cx",
+        method=method,
         mode="exact-float32",
         forwards=2 * MASKS + 1,
     )
@@ -86,6 +89,28 @@ def test_a_flat_map_is_not_stretched_to_full_colour():
     assert flat.scale["frame_max"] - flat.scale["frame_min"] == pytest.approx(0.005, abs=1e-5)
     assert strong.scale["high"] == pytest.approx(0.7, abs=1e-5)
     assert strong.scale["low"] == pytest.approx(0.55, abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-4, 1.0, 300.0])
+def test_values_that_are_no_probabilities_are_coloured_by_their_own_range(size):
+    frame = Frame(np.full((64, 64), 0.5, np.float32), 1)
+    style = OverlayStyle(size_px=256, span=0.1)
+    ramp = np.linspace(0, 1, SIZE)[None].repeat(SIZE, axis=0)
+
+    strong = draw_overlay(frame, explanation(size * ramp, 64, 64, method="rollout"), "a", "t", style)
+    flat = draw_overlay(frame, explanation(size * (1 + 0.005 * ramp), 64, 64, method="rollout"), "a", "t", style)
+
+    assert strong.scale["high"] == pytest.approx(size)
+    assert colourfulness(picture_of(strong, frame, style)).max() > 80
+    assert flat.scale["high"] - flat.scale["low"] == pytest.approx(0.1 * 1.005 * size, rel=1e-3)
+    assert colourfulness(picture_of(flat, frame, style)).max() < 10
+
+
+def test_a_map_of_zeros_is_drawn_without_colour():
+    frame, style = Frame(np.full((64, 64), 0.5, np.float32), 1), OverlayStyle(size_px=256)
+    for method in ("legrad", "vit-cx"):
+        drawn = draw_overlay(frame, explanation(np.zeros((SIZE, SIZE)), 64, 64, method=method), "a", "t", style)
+        assert colourfulness(picture_of(drawn, frame, style)).max() == 0
 
 
 def test_the_words_say_research_use_only_label_probability_and_range(monkeypatch):

@@ -34,6 +34,7 @@ from services.training.explain_evaluation.evaluate_maps import (
     evaluate_maps,
 )
 from services.training.explain_evaluation.grad_cam import grad_cam
+from services.training.explain_evaluation.infidelity import Removals, infidelity, removals
 from services.training.explain_evaluation.lesion_frames import LesionFrame, lesion_frames, mask_on_input
 from services.training.explain_evaluation.localisation import localise
 from services.training.explain_evaluation.markdown import explain_markdown
@@ -49,9 +50,9 @@ from shared.saliency.faithfulness import FaithfulnessParameters
 from shared.saliency.forwards import explained
 from shared.saliency.heads import TorchHead
 from shared.saliency.maps import Request
-from shared.saliency.reliability import REFERENCE_FILE
 from shared.saliency.vit_cx import Parameters
 from shared.vision.backbone import Backbone, load_backbone
+from shared.vision.explain_reference import REFERENCE_FILE
 from shared.vision.heads import LinearHead
 from shared.vision.tasks import Task
 from shared.vision.transform import Letterbox, letterboxed
@@ -153,6 +154,49 @@ class TestLocalisation:
         assert localise(values, LESION, BOX) == localise(LESION.astype(np.float32), LESION, BOX)
 
 
+class TestInfidelity:
+    """A model whose answer is a weighted sum of the pixels: what it loses with a square is known by hand."""
+
+    weights = np.zeros((SIZE, SIZE), np.float32)
+    weights[12:30, 20:40] = np.random.default_rng(1).random((18, 20), np.float32) / 1000
+
+    def removed(self, fill: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> Removals:
+        def score(pixels: torch.Tensor) -> torch.Tensor:
+            lost = (pixels.sum(dim=1) * torch.from_numpy(self.weights)).sum(dim=(1, 2))
+            return torch.stack([1 - lost, lost], dim=1)
+
+        return removals(score, torch.ones(3, SIZE, SIZE), 1, BOX, seed=5, count=40, fill=fill, batch_size=7)
+
+    def test_squares_lie_in_the_frame_and_cost_what_they_hide(self) -> None:
+        found = self.removed((1.0, 0.5, 0.0))
+        assert found.side_px == 8
+        assert found.corners.shape == (40, 2)
+        assert (found.corners >= (BOX.top, BOX.left)).all()
+        assert (found.corners + 8 <= (BOX.top + BOX.height, BOX.left + BOX.width)).all()
+        lost = [1.5 * self.weights[row : row + 8, column : column + 8].sum() for row, column in found.corners]
+        np.testing.assert_allclose(found.drops, lost, atol=1e-5)
+
+    def test_a_map_that_tells_every_drop_has_none_at_any_scale_and_offset(self) -> None:
+        found = self.removed()
+        for told in (3 * self.weights, 0.01 * self.weights - 4):
+            assert infidelity(told, found) == pytest.approx(0, abs=1e-4)
+
+    def test_its_reverse_a_flat_map_and_one_from_elsewhere_tell_nothing(self) -> None:
+        found = self.removed()
+        assert infidelity(-self.weights, found) == 1.0
+        assert infidelity(np.full((SIZE, SIZE), 0.3, np.float32), found) == pytest.approx(1.0)
+        assert infidelity(random_map((SIZE, SIZE), 3), found) > 0.8
+
+    def test_it_is_what_the_best_line_leaves_of_the_drops(self) -> None:
+        corners = np.array([[8, 0], [8, 8], [16, 0], [16, 8]])
+        values = np.zeros((SIZE, SIZE), np.float32)
+        values[8, 8], values[16, 0], values[16, 8] = 1, 2, 3
+        found = Removals(corners, 8, np.array([0.0, 0.1, 0.4, 0.3]))  # the best line: 0.02 + 0.12 sum
+        left = np.array([0.0, 0.1, 0.4, 0.3]) - (0.02 + 0.12 * np.arange(4))
+        assert infidelity(values, found) == pytest.approx((left**2).sum() / 0.1)
+        assert np.isnan(infidelity(values, Removals(corners, 8, np.full(4, 0.2))))
+
+
 class TestLesionFrames:
     def test_the_frame_with_most_of_the_lesion_is_taken(self) -> None:
         (found,) = lesion_frames([spot_case(4)], SIZE, PixelLimits())
@@ -197,10 +241,9 @@ class TestMethods:
         # The same from the hidden states: w by hand.
         model = backbone.model
         output = model(pixel_values=x.clone().requires_grad_()[None], output_hidden_states=True)
-        middle, kept = (model.layernorm(output.hidden_states[round(2 * share)]) for share in (5 / 6, 2 / 3))
+        middle = model.layernorm(output.hidden_states[round(2 * 5 / 6)])
         patches = middle[:, 1:]
         joined = torch.cat([output.last_hidden_state[:, 0], middle[:, 0], patches.mean(1), patches.amax(1)], dim=1)
-        assert kept.shape == middle.shape
         (gradient,) = torch.autograd.grad(head.logits(joined)[0, 2], output.hidden_states[1])
         cam = (output.hidden_states[1][0, 1:] @ gradient[0, 1:].mean(dim=0)).clamp(min=0).detach().reshape(4, 4)
         assert found.shape == (SIZE, SIZE)
@@ -416,6 +459,9 @@ class TestRequest:
 
     def test_the_command_is_told_without_paths(self) -> None:
         told = ExplainRequest("shapes", tasks_dir=Path("/home/someone"), seed=3).command()
+        assert "--fill" not in told
+        assert " --fill black " in ExplainRequest("shapes", fill="black").command()
+        assert ExplainRequest("shapes", fill="black").options().fill == "black"
         assert told.startswith("similis evaluate explain shapes --tasks-dir FOLDER --studies 12")
         assert "someone" not in told
 

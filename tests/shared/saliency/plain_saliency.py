@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Dinov2Config, Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from shared.saliency.forwards import ExplainedModel
-from shared.saliency.maps import Outcome, Request
+from shared.saliency.maps import Ended, Request
 from shared.saliency.masked_queue import run_masked
 from shared.saliency.vit_cx import ViTCX
 
@@ -88,7 +88,7 @@ def run_vit_cx(
     batch_size: int = 8,
     forward: Callable[[Tensor], Tensor] | None = None,
     **how,
-) -> list[Outcome]:
+) -> list[Ended]:
     """ViT-CX of some images in one queue."""
     starts = iter([lambda request=request: ViTCX(model, request, **how) for request in requests])
     return [*run_masked(lambda: next(starts, None), forward or model.clean, batch_size=batch_size)]

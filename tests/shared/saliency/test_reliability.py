@@ -13,12 +13,11 @@ import pytest
 
 from shared.errors import ConfigurationError
 from shared.events import Reliability
-from shared.saliency.reliability import (
+from shared.saliency.reliability import judge_range, map_range
+from shared.vision.explain_reference import (
     FACTOR,
     REFERENCE_FILE,
     ExplainReference,
-    judge_range,
-    map_range,
     read_reference,
     write_reference,
 )

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from plain_saliency import blobs, explained_tiny, tiny_head, tiny_model
 
 from shared.errors import NotExplainableError
 from shared.saliency.maps import Outcome, Request, SaliencyMap
+from shared.saliency.methods import _ManyPasses, _OnePass
+from shared.saliency.rollout import rollout
 from shared.saliency.shared_queue import SharedQueue
+from shared.saliency.vit_cx import ViTCX
 
 
 class StopError(Exception):
@@ -63,6 +68,29 @@ def test_each_caller_gets_its_own_outcomes_in_order():
 
 def test_a_failure_is_an_outcome_like_others():
     assert seeds(SharedQueue(Echo()).explain([request(1), request(-1), request(2)])) == [1.0, None, 2.0]
+
+
+def test_one_caller_s_unexpected_error_reaches_nobody_else():
+    def misfit(rows):
+        raise IndexError("no such column")
+
+    model = explained_tiny(tiny_model(layers=2))
+    head = tiny_head(model.backbone, seed=5)
+    one, bad, two = (Request(blobs(28, 28, seed=1), given, 1) for given in (head, misfit, head))
+    for maker in (
+        _ManyPasses("vit-cx", "exact", lambda request: ViTCX(model, request), model.clean, 64),
+        _OnePass("rollout", lambda request: rollout(model, request)),
+    ):
+        all_wait = threading.Event()
+        queue = SharedQueue(maker, all_wait.wait)
+        with ThreadPoolExecutor(3) as pool:
+            asked = [pool.submit(queue.explain, [request]) for request in (one, bad, two)]
+            while not all(future.running() for future in asked) or len(queue._waiting) < 2:
+                time.sleep(0.01)
+            all_wait.set()
+            with pytest.raises(IndexError, match="no such column"):
+                asked[1].result(timeout=30)
+            assert all(isinstance(asked[place].result(timeout=30)[0], SaliencyMap) for place in (0, 2))
 
 
 def test_nothing_asked_is_nothing_done():

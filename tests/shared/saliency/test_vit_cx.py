@@ -15,6 +15,7 @@ from shared.errors import NotExplainableError
 from shared.saliency.forwards import ExplainedModel
 from shared.saliency.heads import scorer
 from shared.saliency.maps import Request, SaliencyMap
+from shared.saliency.methods import made
 from shared.saliency.seeds import standard_normal
 from shared.saliency.vit_cx import Parameters
 
@@ -225,4 +226,4 @@ def test_a_forward_pass_of_another_backbone_is_noticed():
     crossed = ExplainedModel(model, explained_tiny(stranger).clean, explained_tiny(stranger).read)
 
     with pytest.raises(ValueError, match="0 times"):
-        run_vit_cx(crossed, Request(blobs(48, 48), tiny_head(model), 1))
+        made(*run_vit_cx(crossed, Request(blobs(48, 48), tiny_head(model), 1)))

@@ -10,7 +10,7 @@ from small_models import save_small, small_settings
 from shared.pixels.frame import Frame
 from shared.vision.backbone import load_backbone
 from shared.vision.checkpoint import read_checkpoint
-from shared.vision.fast_forward import FastForward
+from shared.vision.fast_forward import BlockWays, FastForward
 from shared.vision.hugging_face import load_model
 from shared.vision.packed_linear import can_pack
 from shared.vision.transform import to_model_input
@@ -51,12 +51,14 @@ def frames(count, size, *, colour=False, seed=0):
         yield Frame((picture * np.ones(shape)).astype(np.float32), number + 1)
 
 
-@pytest.mark.parametrize("is_packed", [False, can_pack(torch.float32)], ids=["plain", "packed"])
+@pytest.mark.parametrize(
+    "ways", [BlockWays(), BlockWays(can_pack(torch.float32), has_batched_attention=True)], ids=["plain", "others"]
+)
 @pytest.mark.parametrize("size", [28, 42, 70], ids=["smaller", "as trained", "larger"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_float32_is_hugging_face_to_rounding(tmp_path, architecture, size, is_packed):
+def test_float32_is_hugging_face_to_rounding(tmp_path, architecture, size, ways):
     folder = scrambled(save_small(tmp_path / "net", **ARCHITECTURES[architecture]))
-    fast = FastForward(read_checkpoint(folder), size, is_packed=is_packed)
+    fast = FastForward(read_checkpoint(folder), size, ways=ways)
     expected = oracle(folder, size, frames(2, size, colour=True))
     squares = torch.from_numpy(np.stack([frame.pixels.transpose(2, 0, 1) for frame in frames(2, size, colour=True)]))
     with torch.inference_mode():
