@@ -136,7 +136,7 @@ def test_abstained_no_task_and_waiting_never_look_like_a_finding(page, box: Ligh
     assert "Not searchable" in page.locator("#neighbours").inner_text()
 
 
-def test_arrows_walk_the_list_and_a_digit_opens_a_neighbour(page, box: LightBox):
+def test_arrows_walk_the_list_and_a_digit_compares_a_neighbour(page, box: LightBox):
     page.goto(box.url)
     page.wait_for_selector("#list li")
     page.keyboard.press("ArrowDown")
@@ -146,6 +146,9 @@ def test_arrows_walk_the_list_and_a_digit_opens_a_neighbour(page, box: LightBox)
     expected = page.locator("[data-rank='2']").get_attribute("href")
     page.keyboard.press("2")
     until(page, f"location.hash === '{expected}'")
+    page.wait_for_selector(".stage.comparing")
+    page.keyboard.press("Escape")
+    until(page, "!document.querySelector('.stage.comparing')")
     page.keyboard.press("Escape")
     until(page, "location.hash === '#/'")
 
@@ -171,7 +174,7 @@ def test_an_uploaded_file_is_shown_with_its_neighbours(page, box: LightBox, watc
     file = {"name": "scan.dcm", "mimeType": "application/dicom", "buffer": study.files[2]}
     page.set_input_files("#upload", file)
     page.wait_for_selector(".grid [data-rank]")
-    assert page.locator("[data-rank='1']").get_attribute("href") == f"#/study/{study.uid}"
+    assert page.locator("[data-rank='1']").get_attribute("data-place").startswith(f"{study.uid}/")
     assert "No prediction" in page.locator("#diagnosis").inner_text()
     until(page, "document.querySelector('img.frame').naturalWidth > 0")
     assert (watch.errors, watch.foreign) == ([], [])

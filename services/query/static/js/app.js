@@ -1,17 +1,27 @@
-// The light box: routes (#/study/UID, #/upload), keys, and the drop of a file.
+// The light box: what the address says is what is shown.
 
 import * as api from "./api.js";
 import { byId, el, plural, shortUid, stateBox } from "./dom.js";
+import * as keys from "./keys.js";
 import * as list from "./list.js";
+import * as live from "./live.js";
 import * as panel from "./panel.js";
+import { framesOf } from "./pane.js";
+import * as region from "./region.js";
+import * as session from "./session.js";
+import * as similar from "./similar.js";
+import * as state from "./state.js";
+import * as validation from "./validation.js";
 import * as viewer from "./viewer.js";
+import * as why from "./why.js";
+import * as windowing from "./windowing.js";
 
-const NEIGHBOURS = 12;
-const UID = /^#\/study\/([0-9]+(?:\.[0-9]+)*)$/;
-
-let tasks = [];
+let about = null;
 let asking = new AbortController();
-let shownUid = null;
+let comparing = new AbortController();
+let shown = null; // the study, or the file, that stands in the viewer
+let searched = "";
+let compared = null;
 
 function title(text, subtitle = "") {
   byId("title").textContent = text;
@@ -21,33 +31,40 @@ function title(text, subtitle = "") {
 
 function fresh() {
   asking.abort();
+  comparing.abort();
   asking = new AbortController();
+  shown = null;
+  searched = "";
+  compared = null;
+  why.clear();
   return asking.signal;
 }
 
+const facts = async () => { about ??= await api.info(); return about; };
+
 function home() {
   const signal = fresh();
-  shownUid = null;
   document.body.dataset.view = "list";
   list.choose(null);
   title("Light box");
   panel.clear();
-  viewer.clear(stateBox("welcome", "Choose a study", "Or drop a DICOM, PNG or JPEG file anywhere to find similar cases. ↑ and ↓ walk through the list."));
+  viewer.clear(stateBox("welcome", "Choose a study", "Or drop a DICOM, PNG or JPEG file anywhere to find similar cases. ↑ and ↓ walk through the list, ? shows all keys."));
   // The list says so if the service cannot be reached.
-  api.info().then((info) => { if (!signal.aborted) panel.showAbout(info); }, () => {});
+  api.info().then((info) => { about = info; if (!signal.aborted) panel.showAbout(info); }, () => {});
 }
 
 async function openStudy(uid) {
   const signal = fresh();
-  shownUid = uid;
-  if (document.body.dataset.view === "list") scrollTo(0, 0);
+  shown = { uid };
+  scrollTo(0, 0);
+  document.querySelector(".findings").scrollTop = 0;
   document.body.dataset.view = "study";
   list.choose(uid);
   title("Loading…");
   viewer.clear(stateBox("loading", "Loading the study", ""));
   panel.loading();
   try {
-    if (!tasks.length) tasks = (await api.info()).tasks;
+    const { tasks } = await facts();
     const study = await api.study(uid, signal);
     if (signal.aborted) return;
     const name = [study.modalities.join("/"), study.body_parts.join("/")].filter(Boolean).join(" ") || "Study";
@@ -55,10 +72,10 @@ async function openStudy(uid) {
       study.study_date, study.sexes.join("/"), study.age_bands.join("/"), plural(study.series_count, "series"),
       plural(study.frame_count, "frame"),
     ].filter(Boolean).join(" · ")));
-    viewer.showStudy(study);
+    shown = { uid, own: study.diagnoses.length === 1 ? study.diagnoses[0].label : null };
+    viewer.showStudy(study, framesOf(study), state.read()?.frame);
     panel.showDiagnoses(study, tasks);
-    const own = study.diagnoses.length === 1 ? study.diagnoses[0].label : null;
-    await findNeighbours({ study_instance_uid: uid, limit: NEIGHBOURS }, own, signal);
+    await follow();
   } catch (problem) {
     if (problem.name === "AbortError" || signal.aborted) return;
     const again = el("button", { class: "button", type: "button", onclick: () => openStudy(uid) }, "Try again");
@@ -68,35 +85,75 @@ async function openStudy(uid) {
   }
 }
 
-async function findNeighbours(request, own, signal) {
-  panel.searching();
+// What the address says beyond the study: how to search, the frame, the case beside it.
+async function follow() {
+  const place = state.read();
+  const { signal } = asking;
+  if (!shown || !place) return;
+  const box = state.parseRegion(place.region);
+  const how = JSON.stringify([place.space, place.level, place.region, box ? place.frame : null]);
+  if (place.frame && viewer.queryPane()?.frame?.key !== place.frame) viewer.goTo(place.frame);
+  if (place.with !== compared) compare(place, signal);
+  if (how === searched) return;
+  searched = how;
+  const spaces = Array.isArray(about?.spaces) ? about.spaces : null;
+  const frame = viewer.queryPane()?.frame;
+  const start = shown.file ? { file: shown.file }
+    : box && frame ? { sop_instance_uid: frame.sop_instance_uid, frame_number: frame.frame_number } : { study_instance_uid: shown.uid };
+  viewer.queryPane()?.mark(box ? [{ region: box, text: "Region" }] : []);
+  const found = await similar.find(start, place, spaces, shown.own, signal);
+  if (signal.aborted || !found) return;
+  if (shown.file && !viewer.queryPane()) showUploaded(found);
+  byId("live").textContent = `${plural(found.results.length, "similar case")}.`;
+  if (state.read()?.with) compare(state.read(), signal);
+}
+
+async function compare(place, outer) {
+  comparing.abort();
+  comparing = new AbortController();
+  compared = place.with;
+  const { signal } = comparing;
+  const to = state.parsePlace(place.with);
+  similar.mark(place.with);
+  if (!to) {
+    viewer.endCompare();
+    why.clear();
+    const box = state.parseRegion(place.region);
+    if (box) viewer.queryPane()?.mark([{ region: box, text: "Region" }]);
+    return;
+  }
+  if (!viewer.queryPane()) return;
+  const hit = similar.hit(place.with);
   try {
-    const found = await api.search(request, signal);
-    if (!signal.aborted) panel.showNeighbours(found, own);
+    const study = await api.study(to.study, signal);
+    if (signal.aborted || outer.aborted) return;
+    const frames = framesOf(study);
+    const at = frames.findIndex((frame) => frame.key === `${to.sop}/${to.frame}`);
+    if (at < 0) throw new api.Problem(404, "unknown-frame", "No such frame", "The link names a frame that this study does not have.");
+    viewer.compare(frames, at, hit ? `Similar case ${hit.rank} · ${hit.score.toFixed(3)}` : `Study ${shortUid(to.study)}`);
+    // On a narrow page the cards stand below the images.
+    if (matchMedia("(max-width: 820px)").matches) byId("stage").scrollIntoView({ block: "start" });
+    byId("live").textContent = hit ? `Similar case ${hit.rank} is beside the query.` : "The case is beside the query.";
+    await why.show(to, hit, shown.own, shown.file, signal);
   } catch (problem) {
     if (problem.name === "AbortError" || signal.aborted) return;
-    panel.showSearchProblem(problem, () => findNeighbours(request, own, signal));
+    byId("why").replaceChildren(stateBox("error", problem.title, problem.message, el("button", { class: "button", type: "button", onclick: () => compare(place, outer) }, "Try again")));
   }
 }
 
 async function openFile(file) {
   if (!file) return;
   const signal = fresh();
-  shownUid = null;
   history.replaceState(null, "", "#/upload");
+  shown = { file, own: null };
   document.body.dataset.view = "study";
   list.choose(null);
   title("Uploaded file");
   viewer.clear(stateBox("loading", "Reading the file", "It is decoded and compared with every indexed frame."));
   panel.clear();
-  panel.searching();
   try {
-    const found = await api.searchByFile(file, NEIGHBOURS, signal);
-    if (signal.aborted) return;
-    title("Uploaded file", found.query.frames_used > 1 ? `mean of ${found.query.frames_used} frames; the middle one is shown` : "one frame");
-    viewer.showPicture(found.query.preview, "Uploaded image");
-    panel.showUpload();
-    panel.showNeighbours(found, null);
+    await facts();
+    await follow();
   } catch (problem) {
     if (problem.name === "AbortError" || signal.aborted) return;
     panel.clear();
@@ -105,62 +162,43 @@ async function openFile(file) {
   }
 }
 
+function showUploaded(found) {
+  title("Uploaded file", found.query.frames_used > 1 ? `mean of ${found.query.frames_used} frames; the middle one is shown` : "one frame");
+  viewer.showPicture(found.query.preview, "Uploaded image");
+  panel.showUpload();
+}
+
 function route() {
-  const found = UID.exec(location.hash);
-  if (found) {
-    if (found[1] !== shownUid) openStudy(found[1]);
-  } else if (location.hash !== "#/upload" && location.hash !== "#main") home();
+  const place = state.read();
+  if (!place || location.hash === "#main") return;
+  region.close();
+  if (place.view === "validation") {
+    fresh();
+    document.body.dataset.view = "validation";
+    validation.open(place.task, asking.signal);
+    title("Validation");
+  } else if (place.view === "study") {
+    if (place.uid === shown?.uid && document.body.dataset.view === "study") follow();
+    else openStudy(place.uid);
+  } else if (place.view === "upload" && shown?.file) follow();
+  else if (place.view === "upload") {
+    home();
+    document.body.dataset.view = "study";
+    viewer.clear(stateBox("empty", "The file is gone", "An upload lives only until the page is left. Choose it again.", el("button", { class: "button primary", type: "button", onclick: () => byId("upload").click() }, "Choose a file")));
+  } else home();
 }
 
-function toStudy(uid) {
-  if (uid) location.hash = `#/study/${uid}`;
-}
-
-function onKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || byId("help").open) return;
-  const field = event.target.closest?.("input, textarea, select");
-  if (event.key === "Escape") {
-    if (field) field.blur();
-    else location.hash = "#/";
-    return;
-  }
-  // A slider keeps its own arrows; a text field keeps everything.
-  if (field && (field.type !== "range" || event.key.startsWith("Arrow"))) return;
-  const actions = {
-    ArrowDown: () => toStudy(list.beside(1)),
-    ArrowUp: () => toStudy(list.beside(-1)),
-    ArrowRight: () => viewer.step(1),
-    ArrowLeft: () => viewer.step(-1),
-    "m": viewer.toggleMap,
-    "[": () => viewer.strengthen(-0.1),
-    "]": () => viewer.strengthen(0.1),
-    "e": viewer.nextEvidence,
-    "u": () => byId("upload").click(),
-    "/": () => byId("query").focus(),
-    "?": () => byId("help").showModal(),
-  };
-  const neighbour = /^[1-9]$/.test(event.key) && document.querySelector(`[data-rank="${event.key}"]`);
-  const action = neighbour ? () => neighbour.click() : actions[event.key];
-  if (!action) return;
-  event.preventDefault();
-  action();
-}
-
-function acceptDrops() {
-  const zone = byId("dropzone");
-  let depth = 0;
-  const hasFile = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
-  addEventListener("dragenter", (event) => { if (hasFile(event)) { depth += 1; zone.hidden = false; } });
-  addEventListener("dragleave", (event) => { if (hasFile(event) && (depth -= 1) <= 0) { depth = 0; zone.hidden = true; } });
-  addEventListener("dragover", (event) => { if (hasFile(event)) event.preventDefault(); });
-  addEventListener("drop", (event) => {
-    if (!hasFile(event)) return;
-    event.preventDefault();
-    depth = 0;
-    zone.hidden = true;
-    openFile(event.dataTransfer.files[0]);
-  });
-}
+viewer.listen({
+  onFrame: (frame) => { if (shown?.uid) state.note({ frame: frame.key }); },
+  onClose: () => state.go({ with: null }),
+  region: () => state.parseRegion(state.read()?.region),
+  onRegion: (chosen, left) => {
+    if (left) { compared = undefined; follow(); return; }
+    const frame = viewer.queryPane().frame;
+    if (shown?.uid) state.go({ region: state.regionText(chosen), frame: frame.key, with: null });
+    else state.go({ region: state.regionText(chosen), with: null });
+  },
+});
 
 byId("upload").addEventListener("change", (event) => {
   openFile(event.target.files[0]);
@@ -168,8 +206,14 @@ byId("upload").addEventListener("change", (event) => {
 });
 byId("help-button").addEventListener("click", () => byId("help").showModal());
 addEventListener("hashchange", route);
-addEventListener("keydown", onKey);
-acceptDrops();
-viewer.start();
+keys.start({ openFile });
+windowing.start();
+session.start();
 list.start();
+live.start((studies) => {
+  list.hear(studies);
+  const uid = shown?.uid;
+  if (!uid || byId("changed") || !studies.some((study) => study.study_instance_uid === uid)) return;
+  byId("diagnosis").prepend(el("p", { class: "caution", id: "changed" }, "There is news of this study. ", el("button", { type: "button", class: "button small", onclick: () => openStudy(uid) }, "Show it")));
+});
 route();

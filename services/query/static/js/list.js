@@ -5,17 +5,20 @@ import { byId, el, percent, plural, shortUid, skeleton, stateBox } from "./dom.j
 import { byAttention, chip, kindOf } from "./verdict.js";
 
 const REFRESH_MS = 8000;
-const FIELDS = ["label", "decision", "modality"];
+const FIELDS = api.FILTERS;
+const MORE = [["body_part", "Body part"], ["sex", "Sex"], ["age_band", "Age"]];
 // A label says "finding" or "no finding" by itself; only the decisions without a label are offered.
 const UNLABELLED = ["abstained", "out-of-distribution", "no-task"];
 
-const filters = { q: "", label: new Set(), decision: new Set(), modality: new Set() };
+const filters = { q: "", ...Object.fromEntries(FIELDS.map((field) => [field, new Set()])) };
 let shown = [];
 let total = 0;
 let cursor = null;
 let chosen = null;
 let drawn = "";
 let asking = null;
+let moreOpen = false;
+const fresh = new Set();
 
 export function start() {
   const query = byId("query");
@@ -30,11 +33,42 @@ export function start() {
 
 export function choose(uid) {
   chosen = uid;
+  mark(uid)?.scrollIntoView({ block: "nearest" });
+}
+
+function mark(uid) {
+  let current = null;
   for (const link of byId("list").querySelectorAll("a")) {
-    const isChosen = link.dataset.uid === uid;
-    link.toggleAttribute("aria-current", isChosen);
-    if (isChosen) { link.setAttribute("aria-current", "true"); link.scrollIntoView({ block: "nearest" }); }
+    if (link.dataset.uid === uid) { link.setAttribute("aria-current", "true"); current = link; } else link.removeAttribute("aria-current");
   }
+  return current;
+}
+
+// Studies that are new or changed: the list is asked for again, unless somebody reads further down its pages.
+export function hear(studies) {
+  for (const study of studies) fresh.add(study.study_instance_uid);
+  if (shown.length <= 60) load({ quiet: true });
+}
+
+// What is read stays where it is when rows come in above it.
+function firstInSight() {
+  const host = byId("list-scroll").scrollHeight > byId("list-scroll").clientHeight ? byId("list-scroll") : document.scrollingElement;
+  if (!host.scrollTop) return () => {};
+  const edge = Math.max(0, byId("list-scroll").getBoundingClientRect().top);
+  const seen = [...byId("list").querySelectorAll("a")].find((link) => link.getBoundingClientRect().bottom > edge);
+  if (!seen) return () => {};
+  const [uid, top] = [seen.dataset.uid, seen.getBoundingClientRect().top];
+  return () => {
+    const again = byId("list").querySelector(`[data-uid="${uid}"]`);
+    if (again) host.scrollTop += again.getBoundingClientRect().top - top;
+  };
+}
+
+function moreFilters(facets) {
+  const groups = MORE.map(([field, title]) => group(title, facet(field, facets[field] ?? []))).filter(Boolean);
+  if (!groups.length) return null;
+  const box = el("details", { class: "more-filters", open: moreOpen, ontoggle: () => { moreOpen = box.open; } }, el("summary", { "data-key": "more-filters" }, "More filters"), groups);
+  return box;
 }
 
 // The study `step` places from the chosen one; the first if none is chosen.
@@ -52,7 +86,8 @@ async function load({ quiet = false, more = false } = {}) {
   if (!quiet && !more) byId("list-state").replaceChildren(...(shown.length ? [] : skeleton(6, "row")));
   byId("list").setAttribute("aria-busy", quiet ? "false" : "true");
   try {
-    const [page, facets] = await Promise.all([api.studies(filters, more ? cursor : null, mine.signal), api.facets()]);
+    const page = await api.studies(filters, more ? cursor : null, mine.signal);
+    const facets = page.facets ?? await api.facets();
     if (mine.signal.aborted) return;
     shown = more ? [...shown, ...page.studies] : page.studies;
     cursor = page.next_cursor;
@@ -82,7 +117,9 @@ function draw(facets) {
   byId("facets").replaceChildren(...[
     group("Prediction", [...facet("label", facets.label), ...facet("decision", unlabelled)]),
     group("Modality", facet("modality", facets.modality)),
+    moreFilters(facets),
   ].filter(Boolean));
+  const keep = firstInSight();
   byId("list").replaceChildren(...shown.map(row));
   const filtered = filters.q || FIELDS.some((field) => filters[field].size);
   byId("count").textContent = total || filtered ? `${plural(total, "study")}${filtered ? (total === 1 ? " matches" : " match") : ""}` : "";
@@ -91,7 +128,8 @@ function draw(facets) {
       ? stateBox("empty", "No study matches", "Nothing received so far meets these filters.", el("button", { class: "button", type: "button", onclick: clear }, "Clear filters"))
       : stateBox("empty", "No studies yet", "Send one to the listener by C-STORE: it appears here once it is complete. Or search by a file.")]),
     ...(cursor ? [el("button", { class: "button more", type: "button", onclick: () => load({ more: true }) }, "Show more")] : []));
-  choose(chosen);
+  mark(chosen);
+  keep();
   if (focused) document.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
 }
 
@@ -143,6 +181,7 @@ function row(study) {
         said ? el("span", { class: "confidence" }, percent(first.confidence)) : null),
       el("span", { class: "row-facts" }, facts),
       el("span", { class: "row-uid" }, shortUid(uid),
+        fresh.has(uid) ? el("span", { class: "tag new" }, "new") : null,
         study.map_count ? el("span", { class: "tag" }, "map") : null,
         study.mixed_patients ? el("span", { class: "tag warn" }, "mixed patients") : null,
         verdicts.length > 1 ? el("span", { class: "tag" }, `+${verdicts.length - 1} task`) : null))));

@@ -68,23 +68,7 @@ function one(diagnosis, task) {
     ].filter(Boolean).join(" · ")));
 }
 
-export function showNeighbours(found, own) {
-  const cards = found.results.map((hit) => card(hit));
-  byId("neighbours").replaceChildren(
-    el("h2", {}, "Similar cases", el("small", {}, found.query.own_patient_excluded ? "own patient left out" : "")),
-    ...(cards.length
-      ? [voteBox(found, own), el("ol", { class: "grid", "aria-label": "Similar cases, most similar first" }, cards)]
-      : [stateBox("empty", "No similar case", "Nothing else is indexed yet, or only studies of the same patient.")]));
-}
-
-export function showSearchProblem(problem, again) {
-  const missing = problem.kind === "not-indexed";
-  byId("neighbours").replaceChildren(el("h2", {}, "Similar cases"), missing
-    ? stateBox("empty", "Not searchable", "No frame of this study is indexed: it holds no image, or is not judged yet.")
-    : stateBox("error", problem.title, problem.message, again ? el("button", { class: "button", type: "button", onclick: again }, "Try again") : null));
-}
-
-function voteBox(found, own) {
+export function voteBox(found, own) {
   const { vote } = found;
   if (!vote.voters) return el("p", { class: "vote none" }, "None of the similar cases has a predicted label.");
   const words = vote.tie ? "The similar cases are tied." : [
@@ -96,18 +80,33 @@ function voteBox(found, own) {
     el("p", {}, words, agreement),
     el("div", { class: "stack", role: "img", "aria-label": vote.counts.map((count) => `${count.label}: ${count.studies}`).join(", ") },
       vote.counts.map((count, place) => el("span", { class: `part p${Math.min(place, 4)}`, vars: { "--n": count.studies } }, el("b", {}, count.studies), ` ${count.label}`))),
-    el("p", { class: "dim" }, `Each study has one vote: its own predicted label.${vote.without_label ? ` ${plural(vote.without_label, "case")} without one.` : ""}${found.query.decision === "no-task" ? " No task takes the query itself, so this is a count, not a prediction." : ""}`));
+    el("p", { class: "dim" }, `Each study has one vote: its own predicted label.${vote.without_label ? ` ${plural(vote.without_label, "case")} without one.` : ""}${found.query.decision === "no-task" ? " No task takes the query itself, so this is a count, not a prediction." : ""}`),
+    calibrationWords(vote.calibration));
 }
 
-function card(hit) {
+// What the vote is worth, in plain words.
+function calibrationWords(calibration) {
+  if (!calibration) return null;
+  const many = (share) => `${Math.round(share * 100)} of 100`;
+  return el("p", { class: "calibration" }, `Where so many similar cases agreed, their label was right in about ${many(calibration.probability)} (95 % interval: ${Math.round(calibration.low * 100)} to ${Math.round(calibration.high * 100)}). `,
+    el("span", { class: "dim" }, `Measured on: ${calibration.source}`));
+}
+
+export const cards = (found, link) => found.results.map((hit) => card(hit, link));
+
+function card(hit, link) {
   const agreement = hit.agrees === null ? null : hit.agrees
     ? el("span", { class: "agree" }, "= same label") : el("span", { class: "differ" }, "≠ other label");
   const facts = [hit.modality, hit.body_part, hit.sex, hit.age_band, hit.study_date].filter(Boolean).join(" · ");
+  const box = hit.region ? el("span", { class: "box", vars: { left: `${hit.region.left * 100}%`, top: `${hit.region.top * 100}%`, width: `${hit.region.width * 100}%`, height: `${hit.region.height * 100}%` } }) : null;
+  const picture = el("img", { src: hit.image_url, alt: `Similar case ${hit.rank}`, loading: "lazy" });
+  const frame = el("span", { class: "shot-frame" }, picture, box);
+  picture.addEventListener("load", () => frame.style.setProperty("--ratio", picture.naturalWidth / picture.naturalHeight));
   return el("li", { class: hit.agrees ? "same" : "" }, el("a", {
-    href: `#/study/${hit.study_instance_uid}`, "data-rank": hit.rank, title: `Study ${hit.study_instance_uid}`,
+    href: link(hit), "data-rank": hit.rank, "data-place": `${hit.study_instance_uid}/${hit.sop_instance_uid}/${hit.frame_number}`,
+    title: `Compare with study ${hit.study_instance_uid}`,
   },
-    el("span", { class: "shot" },
-      el("img", { src: hit.image_url, alt: `Similar case ${hit.rank}`, loading: "lazy" }),
+    el("span", { class: "shot" }, frame,
       el("span", { class: "rank", "aria-hidden": "true" }, hit.rank),
       el("span", { class: "score" }, el("span", { class: "hidden" }, "similarity "), hit.score.toFixed(3))),
     el("span", { class: "card-text" },

@@ -1,70 +1,108 @@
-// The query image: frames by wheel, keys and slider; the saliency map over it.
+// The query image with its map, and a similar case beside it.
 
 import { byId, el, stateBox } from "./dom.js";
+import { mapWords } from "./maps.js";
+import { Pane } from "./pane.js";
+import * as region from "./region.js";
+import * as windowing from "./windowing.js";
 
-let frames = [];
-let at = 0;
+let query = null;
+let other = null;
+let anchors = [0, 0];
+let linked = true;
 let maps = [];
+let target = null;
 let evidence = [];
 let mapOn = true;
 let opacity = 0.6;
-let wheel = 0;
 let parts = null;
+let asked = { onFrame: () => {}, onRegion: () => {}, onClose: () => {} };
+
+export const listen = (actions) => { asked = actions; };
+export const queryPane = () => query;
+export const otherPane = () => other;
 
 export function clear(box) {
-  frames = [];
+  region.close();
+  query = null;
+  other = null;
   parts = null;
+  byId("stage").classList.remove("comparing");
   byId("stage").replaceChildren(box ?? "");
   byId("controls").replaceChildren();
 }
 
 // One picture without frames: an upload.
 export function showPicture(url, name) {
-  clear();
-  show([{ image_url: url, key: "upload" }], [], [], name);
+  show([{ image_url: url, key: "upload" }], [], [], name, null);
 }
 
-export function showStudy(study) {
-  const places = study.series.flatMap((series) => series.frames.map((frame) => ({
-    image_url: `${frame.image_url}?size=1024`,
-    key: `${frame.sop_instance_uid}/${frame.frame_number}`,
-    series: `${series.modality}${study.series.length > 1 ? ` series ${study.series.indexOf(series) + 1} of ${study.series.length}` : ""}`,
-  })));
-  if (!places.length) {
+export function showStudy(study, frames, wanted) {
+  if (!frames.length) {
     clear(stateBox("empty", "No image", "This study holds no image that could be shown."));
     return;
   }
   const keyed = (items) => items.map((item) => ({ ...item, key: `${item.sop_instance_uid}/${item.frame_number}` }));
-  show(places, keyed(study.maps), keyed(study.diagnoses.flatMap((diagnosis) => diagnosis.evidence)), "Query study");
+  show(frames, keyed(study.maps), keyed(study.diagnoses.flatMap((diagnosis) => diagnosis.evidence)), "Query study", wanted);
 }
 
-function show(places, withMaps, ofEvidence, name) {
-  frames = places;
+function show(frames, withMaps, ofEvidence, name, wanted) {
+  clear();
   // What the model decided comes first; what somebody asked for is shown where there is nothing else.
   maps = [...withMaps].sort((a, b) => Number(a.requested) - Number(b.requested));
-  const known = new Set(places.map((frame) => frame.key));
+  target = null;
+  const known = new Set(frames.map((frame) => frame.key));
   evidence = [...new Set(ofEvidence.map((item) => item.key))].filter((key) => known.has(key));
-  const first = maps.find((map) => !map.requested)?.key ?? evidence[0];
-  at = Math.max(0, first === undefined ? Math.floor((places.length - 1) / 2) : places.findIndex((frame) => frame.key === first));
-  const image = el("img", { class: "frame", alt: `${name}, frame`, draggable: "false" });
-  const layer = el("img", { class: "layer", alt: "", hidden: true, draggable: "false" });
-  const picture = el("div", { class: "picture" }, image, layer);
-  const trouble = el("div", { class: "trouble" });
-  image.addEventListener("load", () => {
-    picture.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
-    picture.classList.remove("loading");
-    trouble.replaceChildren();
-  });
-  image.addEventListener("error", () => {
-    picture.classList.remove("loading");
-    trouble.replaceChildren(stateBox("error", "This frame cannot be shown", "Its pixels could not be decoded, or the archive is away."));
-  });
-  byId("stage").replaceChildren(el("div", { class: "fit" }, picture), trouble);
-  parts = { image, layer, picture, trouble, name, ...controls() };
+  const first = [wanted, maps.find((map) => !map.requested)?.key, evidence[0]].find((key) => known.has(key));
+  query = new Pane(name, { onMove: moved });
+  parts = controls(frames);
+  byId("stage").replaceChildren(query.root);
+  query.show(frames, first === undefined ? Math.floor((frames.length - 1) / 2) : frames.findIndex((frame) => frame.key === first));
   draw();
 }
 
-function controls() {
+// A similar case beside the query; both scroll together, from end to end through the matched pair.
+export function compare(frames, at, caption) {
+  region.close();
+  query.caption.textContent = "Query";
+  other = new Pane("Similar case", { onMove: () => follow(other, query) });
+  other.caption.append(el("span", {}, caption), el("button", { type: "button", class: "button small", onclick: asked.onClose, "aria-label": "Close the comparison" }, "Close ✕"));
+  byId("stage").replaceChildren(query.root, other.root);
+  byId("stage").classList.add("comparing");
+  anchors = [query.at, at];
+  other.show(frames, at);
+  draw();
+}
+
+export function endCompare() {
+  if (!other) return;
+  other = null;
+  query.caption.textContent = "";
+  query.mark([]);
+  byId("stage").replaceChildren(query.root);
+  byId("stage").classList.remove("comparing");
+  draw();
+}
+
+function moved() {
+  if (other) follow(query, other);
+  draw();
+  asked.onFrame(query.frame);
+}
+
+function follow(leader, follower) {
+  if (linked && other) {
+    const [from, to] = leader === query ? anchors : [anchors[1], anchors[0]];
+    const [last, end] = [leader.frames.length - 1, follower.frames.length - 1];
+    const before = from ? to / from : 0;
+    const after = last - from ? (end - to) / (last - from) : 0;
+    follower.go(Math.round(leader.at <= from ? leader.at * before : to + (leader.at - from) * after), { quiet: true });
+  }
+  draw();
+  asked.onPair?.();
+}
+
+function controls(frames) {
   const slider = el("input", { type: "range", min: 1, max: frames.length, step: 1, "aria-label": "Frame", oninput: () => go(Number(slider.value) - 1) });
   const place = el("output", { class: "place" });
   const ticks = el("div", { class: "ticks", "aria-hidden": "true" }, evidence.map((key) => el("span", {
@@ -73,31 +111,36 @@ function controls() {
   })));
   const mapButton = el("button", { type: "button", class: "button", "aria-pressed": "true", onclick: toggleMap }, "Map");
   const strength = el("input", { type: "range", min: 0, max: 1, step: 0.05, value: opacity, "aria-label": "Map opacity", oninput: () => { opacity = Number(strength.value); draw(); } });
+  const choice = el("select", { "aria-label": "Which map", onchange: () => { target = choice.value; draw(); } });
   const next = el("button", { type: "button", class: "button", onclick: nextEvidence }, "Evidence");
   const said = el("p", { class: "map-words" });
+  const drawRegion = el("button", { type: "button", class: "button", onclick: toggleRegion, title: "Search by a part of this frame (r)" }, "Region");
+  const link = el("button", { type: "button", class: "button", "aria-pressed": "true", hidden: true, onclick: toggleLink, title: "Scroll both together (l)" }, "Linked");
   const rows = [];
   if (frames.length > 1) rows.push(el("div", { class: "scrub" }, el("div", { class: "track" }, slider, ticks), place));
-  if (maps.length || evidence.length) {
-    rows.push(el("div", { class: "map-row" }, maps.length ? [mapButton, strength] : null, evidence.length ? next : null, said));
-  }
+  rows.push(el("div", { class: "map-row" }, windowing.controls(), drawRegion, link,
+    maps.length ? [mapButton, choice, strength] : null, evidence.length ? next : null));
+  rows.push(el("p", { class: "region-words", id: "region-words" }));
+  if (maps.length || evidence.length) rows.push(said);
   byId("controls").replaceChildren(...rows);
-  return { slider, place, mapButton, strength, said, next };
+  return { slider, place, mapButton, strength, said, next, choice, link };
 }
 
+// A map is named by whose it is and which class it is for: several may lie on one frame.
+const nameOf = (map) => `${map.target_label} · ${map.task}${map.requested ? " · on request" : ""}`;
+
 function draw() {
-  if (!parts) return;
-  const frame = frames[at];
-  const { image, layer, picture, slider, place, mapButton, strength, said, next, name } = parts;
-  if (image.getAttribute("src") !== frame.image_url) {
-    picture.classList.add("loading");
-    image.src = frame.image_url;
-  }
-  image.alt = `${name}, frame ${at + 1} of ${frames.length}`;
+  if (!parts || !query?.frame) return;
+  const { slider, place, mapButton, strength, said, next, choice, link } = parts;
+  const { frame, frames, at, layer } = query;
   slider.value = at + 1;
   slider.setAttribute("aria-valuetext", `frame ${at + 1} of ${frames.length}`);
-  const isEvidence = evidence.indexOf(frame.key);
-  place.replaceChildren(`${at + 1} / ${frames.length}`, frame.series ? el("span", {}, frame.series) : "");
-  const map = maps.find((item) => item.key === frame.key);
+  const series = [frame.series, other ? `beside ${other.at + 1} / ${other.frames.length}` : null].filter(Boolean).join(" · ");
+  place.replaceChildren(`${at + 1} / ${frames.length}`, series ? el("span", {}, series) : "");
+  const here = maps.filter((item) => item.key === frame.key);
+  const map = here.find((item) => nameOf(item) === target) ?? here[0];
+  choice.hidden = here.length < 2;
+  choice.replaceChildren(...here.map((item) => el("option", { value: nameOf(item), selected: item === map }, nameOf(item))));
   layer.hidden = !(map && mapOn);
   if (map) {
     if (layer.getAttribute("src") !== map.layer_url) layer.src = map.layer_url;
@@ -106,38 +149,37 @@ function draw() {
   }
   strength.value = opacity;
   mapButton.setAttribute("aria-pressed", String(mapOn));
+  link.hidden = !other;
+  link.setAttribute("aria-pressed", String(linked));
+  const isEvidence = evidence.indexOf(frame.key);
   next.textContent = isEvidence >= 0 ? `Evidence ${isEvidence + 1} of ${evidence.length}` : "Go to evidence";
   said.classList.toggle("flagged", map !== undefined && (map.requested || map.reliability === "not-reliable"));
-  said.textContent = map
-    ? mapWords(map)
-    : maps.length ? "No map for this frame." : "No map for this study.";
-  for (const near of [at + 1, at - 1]) if (frames[near]) new Image().src = frames[near].image_url;
+  said.textContent = map ? mapWords(map) : maps.length ? "No map for this frame." : "No map for this study.";
 }
 
-export function go(to) {
-  if (!frames.length) return;
-  at = Math.min(frames.length - 1, Math.max(0, to));
+export const go = (to) => query?.go(to);
+export const step = (by) => query?.go(query.at + by);
+
+export function goTo(key) {
+  const at = query?.frames.findIndex((frame) => frame.key === key) ?? -1;
+  if (at >= 0) query.go(at);
+}
+
+export function toggleMap() { mapOn = !mapOn; draw(); }
+
+export function toggleLink() {
+  linked = !linked;
+  if (linked && other) anchors = [query.at, other.at];
   draw();
 }
 
-export const step = (by) => go(at + by);
-
-function mapWords(map) {
-  const words = [];
-  if (map.reliability === "not-reliable") words.push(`NOT RELIABLE, drawn pale: ${map.reliability_reason}.`);
-  if (map.requested) words.push("ON REQUEST, not the model's decision.");
-  words.push(`${map.method} for “${map.target_label}”: ${map.method === "rollout" ? "the brighter, the more attention went there, whatever the class" : "the brighter, the more its probability rests on this place"}. It shows what moved the model, not where disease is.`);
-  const f = map.faithfulness;
-  if (f) {
-    words.push(`Insertion ${f.insertion_auc.toFixed(2)} (random ${f.random_insertion_auc.toFixed(2)}, more is better), deletion ${f.deletion_auc.toFixed(2)} (random ${f.random_deletion_auc.toFixed(2)}, less is better).`);
+export function toggleRegion() {
+  if (!query) return;
+  windowing.setDragging(false);
+  if (region.isOn()) { region.close(); asked.onRegion(null, true); } else {
+    query.mark([]);
+    region.open(query, asked.region?.() ?? null, (chosen) => asked.onRegion(chosen), () => asked.onRegion(null, true));
   }
-  if (map.reliability === "unknown") words.push("Not compared with random weights.");
-  return words.join(" ");
-}
-
-export function toggleMap() {
-  mapOn = !mapOn;
-  draw();
 }
 
 export function strengthen(by) {
@@ -146,19 +188,7 @@ export function strengthen(by) {
 }
 
 export function nextEvidence() {
-  if (!evidence.length) return;
-  const now = evidence.indexOf(frames[at].key);
-  go(frames.findIndex((frame) => frame.key === evidence[(now + 1) % evidence.length]));
-}
-
-export function start() {
-  byId("stage").addEventListener("wheel", (event) => {
-    if (frames.length < 2 || event.ctrlKey) return;
-    event.preventDefault();
-    wheel += event.deltaY;
-    // A notch of a wheel is near 100 px; a touchpad sends many small ones.
-    if (Math.abs(wheel) < 40) return;
-    step(Math.sign(wheel));
-    wheel = 0;
-  }, { passive: false });
+  if (!evidence.length || !query) return;
+  const now = evidence.indexOf(query.frame.key);
+  goTo(evidence[(now + 1) % evidence.length]);
 }
