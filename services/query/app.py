@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,11 +20,14 @@ from services.query.catalogue import Catalogue
 from services.query.explanations import Explanations, NoPublisher, Publisher
 from services.query.find_similar import FindSimilar
 from services.query.http import build_app
+from services.query.live_backbone import LiveBackbone, follow_live
 from services.query.parts import Parts
 from services.query.pictures import PictureCache, Pictures
 from services.query.ports import Encoder
 from services.query.schema import TaskInfo
 from services.query.settings import QuerySettings
+from services.query.spaces import Collections, Open, Space
+from services.query.study_news import StudyNews
 from services.query.work import Workers
 from shared.archive import Archive, open_archive
 from shared.errors import ConfigurationError, IndexUnavailableError
@@ -31,8 +35,12 @@ from shared.health import Health, bind, serve, write_endpoints
 from shared.labels import LabelStore
 from shared.logs import configure_logging
 from shared.pixels import PixelLimits
+from shared.settings import VisionSettings
 from shared.vector_index import collection_name, open_index
-from shared.vector_index.port import VectorIndex
+from shared.vector_index.aliases import open_aliases
+from shared.vector_index.port import Aliases, VectorIndex
+from shared.vision.live_version import live_folder
+from shared.vision.retrieval_report import RetrievalReport
 from shared.vision.tasks import BUILT_IN, TaskDefinition, load_definition, read_definition, task_names
 
 log = logging.getLogger(__name__)
@@ -71,7 +79,8 @@ async def run(settings: QuerySettings) -> None:
         serve(app, bind(settings.query.host, settings.query.port), grace_s=GRACE_S) as url,
         _publisher(settings) as publisher,
     ):
-        preparing = asyncio.create_task(_prepare(settings, archive, publisher))
+        live = await asyncio.to_thread(_live, settings)
+        preparing = asyncio.create_task(_prepare(settings, archive, publisher, live))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({preparing, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():
@@ -79,10 +88,17 @@ async def run(settings: QuerySettings) -> None:
             health.ready = True
             write_endpoints(settings.endpoint_file, {"http": url, "metrics": f"{url}/metrics"})
             log.info("ready at %s (research use only)", url)
+        following = asyncio.create_task(live.follow(app.state, partial(_exchanged, settings)))
         await stopping
-        preparing.cancel()
+        for task in (preparing, following):
+            task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            (await preparing).find_similar.index.close()
+            await following
+        with contextlib.suppress(asyncio.CancelledError):
+            parts = app.state.parts or await preparing
+            parts.news.stop()
+            parts.collections.close()
+        live.close()
     log.info("stopped")
 
 
@@ -95,6 +111,9 @@ def build_parts(
     tasks: tuple[TaskInfo, ...] = (),
     definitions: Iterable[TaskDefinition] = (),
     publisher: Publisher | None = None,
+    spaces: Mapping[str, Space] | None = None,
+    open_collection: Open | None = None,
+    aliases: Aliases | None = None,
 ) -> Parts:
     """What the routes work with."""
     query = settings.query
@@ -104,16 +123,27 @@ def build_parts(
     def workers(size: int) -> Workers:
         return Workers(size, queue_timeout_s=query.queue_timeout_s, retry_after_s=query.retry_after_s)
 
+    catalogue = Catalogue(archive, query.catalogue_max_age_s, query.catalogue_recheck_s)
     return Parts(
         settings=query,
         archive=archive,
-        catalogue=Catalogue(archive, query.catalogue_max_age_s, query.catalogue_recheck_s),
+        catalogue=catalogue,
+        news=StudyNews(
+            catalogue,
+            poll_s=query.event_poll_s,
+            keep_alive_s=query.event_keep_alive_s,
+            stream_max_s=query.event_stream_max_s,
+            listeners_max=query.event_listeners_max,
+            kept_max=query.event_kept_max,
+        ),
         encoder=encoder,
         find_similar=FindSimilar(index, encoder.id, query.search_frames_max),
+        collections=Collections(encoder.id, encoder.dim, index, open_collection, aliases, spaces or {}),
         pictures=Pictures(archive, PictureCache(query.picture_cache_bytes), limits, query.picture_max_px),
         limits=limits,
         upload_limits=upload_limits,
         tasks=tasks,
+        tasks_dir=settings.vision.tasks_dir,
         labels=LabelStore(archive, query.label_records_max, query.label_places_max),
         definitions={definition.name: definition for definition in definitions},
         explanations=Explanations(archive, publisher or NoPublisher(), query.explanation_requests_max),
@@ -150,9 +180,35 @@ async def _publisher(settings: QuerySettings) -> AsyncIterator[Publisher | None]
         await publisher.stop()
 
 
-async def _prepare(settings: QuerySettings, archive: Archive, publisher: Publisher | None) -> Parts:
+def _live(settings: QuerySettings) -> LiveBackbone:
+    query = settings.query
+    return follow_live(open_aliases(settings.qdrant), settings.vision, query.backbones, query.live_poll_s)
+
+
+async def _exchanged(settings: QuerySettings, vision: VisionSettings, parts: Parts) -> Parts:
+    """The same parts with another backbone, which is loaded now."""
+    settings = settings.model_copy(update={"vision": vision})
+    encoder, tasks, spaces = await asyncio.to_thread(_load_vision, settings)
+    index = await _open_index(settings, encoder)
+    open_collection, aliases = _opener(settings), open_aliases(settings.qdrant)
+    return replace(
+        parts,
+        encoder=encoder,
+        find_similar=replace(parts.find_similar, index=index, backbone_id=encoder.id),
+        collections=Collections(encoder.id, encoder.dim, index, open_collection, aliases, spaces),
+        tasks=tasks,
+        tasks_dir=vision.tasks_dir,
+    )
+
+
+def _opener(settings: QuerySettings) -> Open:
+    return lambda name, dim: open_index(settings.qdrant, collection=name, dim=dim)
+
+
+async def _prepare(settings: QuerySettings, archive: Archive, publisher: Publisher | None, live: LiveBackbone) -> Parts:
+    settings = settings.model_copy(update={"vision": await asyncio.to_thread(live.choose)})
     definitions = await asyncio.to_thread(label_definitions, settings)
-    encoder, tasks = await asyncio.to_thread(_load_vision, settings)
+    encoder, tasks, spaces = await asyncio.to_thread(_load_vision, settings)
     index = await _open_index(settings, encoder)
     return build_parts(
         settings,
@@ -162,6 +218,9 @@ async def _prepare(settings: QuerySettings, archive: Archive, publisher: Publish
         tasks=tasks,
         definitions=definitions.values(),
         publisher=publisher,
+        spaces=spaces,
+        open_collection=_opener(settings),
+        aliases=open_aliases(settings.qdrant),
     )
 
 
@@ -179,12 +238,13 @@ def label_definitions(settings: QuerySettings) -> Mapping[str, TaskDefinition]:
     return found | {definition.name: definition for definition in named}
 
 
-def _load_vision(settings: QuerySettings) -> tuple[Encoder, tuple[TaskInfo, ...]]:
+def _load_vision(settings: QuerySettings) -> tuple[Encoder, tuple[TaskInfo, ...], dict[str, Space]]:
     # Torch takes seconds to import, and describing the API must not need it.
     from shared.vision.backbone import load_backbone
     from shared.vision.tasks import load_tasks
 
     backbone = load_backbone(settings.vision)
+    loaded = load_tasks(settings.vision.tasks_dir, backbone.id, leave_out=bool(settings.query.backbones))
     tasks = tuple(
         TaskInfo(
             name=task.name,
@@ -194,9 +254,20 @@ def _load_vision(settings: QuerySettings) -> tuple[Encoder, tuple[TaskInfo, ...]
             abstain_below=task.definition.abstain_below,
             head_id=task.head.id,
         )
-        for task in load_tasks(settings.vision.tasks_dir, backbone.id)
+        for task in loaded
     )
-    return backbone, tasks
+    folder = settings.vision.tasks_dir or BUILT_IN
+    spaces = {
+        task.name: Space(
+            task.name,
+            task.definition.title,
+            task.head,
+            RetrievalReport.load(live_folder(folder / task.name), head_id=task.head.id, backbone_id=backbone.id),
+        )
+        for task in loaded
+        if task.head.space_dim is not None
+    }
+    return backbone, tasks, spaces
 
 
 async def _open_index(settings: QuerySettings, encoder: Encoder) -> VectorIndex:

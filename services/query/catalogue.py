@@ -140,6 +140,11 @@ class Catalogue:
         keys = _keys_by_study(key for folder in folders for key in self.archive.list(folder)).get(study_instance_uid)
         return self._read(study_instance_uid, keys) if keys is not None else None
 
+    @property
+    def took_s(self) -> float:
+        """How long the latest reading of the whole list took."""
+        return self._took_s
+
     def _is_fresh(self) -> bool:
         return self._read_at is not None and self.clock() - self._read_at <= self.max_age_s
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Literal
 from uuid import UUID
 
 import numpy as np
 
+from services.query.cursors import mark
+from services.query.patch_grid import PatchGrid
 from services.query.ports import Encoder
 from services.query.requests import Filters
+from services.query.spaces import SpaceHead
 from shared.errors import InvalidVectorError
 from shared.events import StudyDiagnosed
-from shared.ids import point_id
+from shared.ids import mean_id, point_id
 from shared.pixels.frame import Frame
 from shared.vector_index.port import (
     AnyOf,
@@ -27,6 +30,7 @@ from shared.vector_index.port import (
     FramePayload,
     FramePoint,
     Hit,
+    Region,
     VectorIndex,
 )
 
@@ -41,6 +45,7 @@ class Start:
     vector: Embedding
     frames_used: int
     known: tuple[FramePayload, ...] = ()
+    region: Region | None = None
 
     @property
     def of_study(self) -> FramePayload | None:
@@ -56,6 +61,16 @@ class Wish:
     filters: Filters
     by_frame: bool = False
     exclude_own_patient: bool = True
+    seen: frozenset[bytes] = frozenset()
+    score_max: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Neighbours, best first, and whether there are more."""
+
+    hits: tuple[Hit, ...]
+    more: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +106,12 @@ class FindSimilar:
         Raises:
             NotIndexedError: the study has no indexed frame.
         """
-        evidence = dict.fromkeys(frame.point_id for diagnosis in diagnoses for frame in diagnosis.evidence)
+        # Its ids may be another backbone's: the index moves, an archived diagnosis stays.
+        evidence = dict.fromkeys(
+            point_id(self.backbone_id, frame.sop_instance_uid, frame.frame_number)
+            for diagnosis in diagnoses
+            for frame in diagnosis.evidence
+        )
         points = self._own(evidence, study_instance_uid)
         if not points:
             points = self._matching("study_instance_uid", study_instance_uid)
@@ -122,9 +142,30 @@ class FindSimilar:
         peak = float(np.abs(wide).max(initial=0.0)) or 1.0
         return Start("vector", (wide / peak).astype(np.float32), 0)
 
-    def from_frames(self, frames: Sequence[Frame], encoder: Encoder) -> Start:
-        """Uploaded frames: the mean of their embeddings. Nothing of them is kept."""
-        return Start("upload", _unit_mean(list(encoder.encode(frames).embeddings())), len(frames))
+    def from_frames(self, frames: Sequence[Frame], encoder: Encoder, head: SpaceHead | None = None) -> Start:
+        """Uploaded frames: the mean of their embeddings, or of their places in a head's space. Nothing is kept."""
+        features = encoder.encode(frames)
+        vectors = features.embeddings() if head is None else head.project(features.cls)
+        assert vectors is not None, "a space without a projection is not searched"
+        return Start("upload", _unit_mean([row.astype(np.float32) for row in vectors]), len(frames))
+
+    def from_region(self, frame: Frame, region: Region, encoder: Encoder, known: Sequence[FramePayload] = ()) -> Start:
+        """A box on a frame: the mean of the patch tokens whose centres lie in it.
+
+        Raises:
+            InvalidVectorError: the encoder gives no patch tokens.
+        """
+        tokens = encoder.encode([frame]).patches
+        if tokens is None:
+            raise InvalidVectorError("the encoder keeps no patch tokens: regions cannot be searched")
+        grid = PatchGrid.of(frame, patches=tokens.shape[1], size_px=encoder.input_size_px)
+        vector = _unit_mean(list(tokens[0][grid.within(region)]))
+        return Start("frame" if known else "upload", vector, 1, tuple(known), region)
+
+    def of_mean(self, start: Start, instance_uid: str) -> Start:
+        """The same start by the indexed mean of the whole series or study, where it is indexed."""
+        found = self.index.retrieve([mean_id(self.backbone_id, instance_uid)])
+        return replace(start, vector=found[0].vector) if found else start
 
     def neighbours(self, start: Start, wish: Wish) -> list[Hit]:
         """The nearest frames, best first; never one of the query's own study.
@@ -137,6 +178,23 @@ class FindSimilar:
         find = self.index.search if wish.by_frame else self.index.search_studies
         return find(start.vector, limit=wish.limit, where=where)
 
+    def page(self, start: Start, wish: Wish, *, fetch_max: int) -> Page:
+        """The neighbours after those that `wish` names as seen: none of them again, none above its score.
+
+        Of what came to be since, so much is looked through as `fetch_max` allows.
+        """
+        wanted = len(wish.seen) + wish.limit + 1
+        while True:
+            fetched = min(wanted, fetch_max)
+            hits = self.neighbours(start, replace(wish, limit=fetched))
+            left = [hit for hit in hits if self._is_next(hit, wish)]
+            if len(left) > wish.limit or len(hits) < fetched or fetched == fetch_max:
+                return Page(tuple(left[: wish.limit]), len(left) > wish.limit)
+            wanted *= 2
+
+    def _is_next(self, hit: Hit, wish: Wish) -> bool:
+        return (wish.score_max is None or hit.score <= wish.score_max) and mark_of(hit, wish.by_frame) not in wish.seen
+
     def _own(self, ids: Iterable[UUID], study_instance_uid: str) -> list[FramePoint]:
         wanted = list(ids)[: self.frames_max]
         found = self.index.retrieve(wanted) if wanted else []
@@ -144,6 +202,11 @@ class FindSimilar:
 
     def _matching(self, field: Field, value: str) -> list[FramePoint]:
         return self.index.scroll(limit=self.frames_max, where=Filter(must=(AnyOf(field, (value,)),)))
+
+
+def mark_of(hit: Hit, by_frame: bool) -> bytes:
+    """What a neighbour is known by between pages: its study, or itself."""
+    return mark(str(hit.id) if by_frame else hit.payload.study_instance_uid)
 
 
 def conditions(filters: Filters) -> tuple[Condition, ...]:

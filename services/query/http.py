@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
 from services.query import middleware, problems
-from services.query.routes import about, explanations, images, labels, searches, studies
+from services.query.routes import about, events, explanations, images, labels, matches, searches, studies, validation
 from services.query.settings import QuerySection
 from shared.events import RESEARCH_USE_ONLY
 from shared.health import Health, monitoring_routes
@@ -28,6 +28,7 @@ PROBLEM_STATUSES: Final = {
     415: "The upload is no DICOM, PNG or JPEG image.",
     422: "The request is not valid, or the image cannot be decoded.",
     500: "An error of the service.",
+    504: "The search took too long.",
     503: "Starting, busy, or the index or archive is away; see Retry-After.",
 }
 
@@ -49,7 +50,17 @@ def build_app(settings: QuerySection, health: Health) -> FastAPI:
     )
     app.state.parts = None
     app.state.retry_after_s = settings.retry_after_s
-    for router in (searches.router, studies.router, images.router, labels.router, explanations.router, about.router):
+    for router in (
+        searches.router,
+        matches.router,
+        studies.router,
+        events.router,
+        images.router,
+        labels.router,
+        explanations.router,
+        about.router,
+        validation.router,
+    ):
         app.include_router(router)
     app.add_api_route("/", _page, include_in_schema=False, response_class=FileResponse)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

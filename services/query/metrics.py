@@ -33,6 +33,8 @@ PICTURES: Final = Counter("similis_query_pictures_total", "Frame pictures and ma
 PICTURE_CACHE_BYTES: Final = Gauge("similis_query_picture_cache_bytes", "Memory held by rendered pictures.")
 CATALOGUE_STUDIES: Final = Gauge("similis_query_catalogue_studies", "Studies in the list.")
 CATALOGUE_SECONDS: Final = Histogram("similis_query_catalogue_refresh_seconds", "Reading the list anew.")
+LISTENERS: Final = Gauge("similis_query_event_listeners", "Open streams of events.")
+EVENTS: Final = Counter("similis_query_events_total", "Events sent, to each listener.")
 UNREADABLE: Final = Counter(
     "similis_query_unreadable_documents_total", "Archived documents that could not be read as what they should be."
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -16,6 +17,8 @@ from services.query.pictures import Pictures
 from services.query.ports import Encoder
 from services.query.schema import TaskInfo
 from services.query.settings import QuerySection
+from services.query.spaces import Collections
+from services.query.study_news import StudyNews
 from services.query.work import Workers
 from shared.archive import Archive
 from shared.ids import Uid
@@ -31,12 +34,15 @@ class Parts:
     settings: QuerySection
     archive: Archive
     catalogue: Catalogue
+    news: StudyNews
     encoder: Encoder
     find_similar: FindSimilar
+    collections: Collections
     pictures: Pictures
     limits: PixelLimits
     upload_limits: PixelLimits
     tasks: tuple[TaskInfo, ...]
+    tasks_dir: Path | None
     labels: LabelStore
     definitions: Mapping[str, TaskDefinition]
     explanations: Explanations

@@ -14,6 +14,14 @@ from shared.pixels.frame import Frame
 class FrameFeatures(Protocol):
     """Features of N frames."""
 
+    @property
+    def cls(self) -> NDArray[np.float32]:
+        """(N, D) class tokens, of any norm."""
+
+    @property
+    def patches(self) -> NDArray[np.float32] | None:
+        """(N, P, D) patch tokens of a square grid, row by row; None: not kept."""
+
     def embeddings(self) -> NDArray[np.float32]:
         """(N, D), each row of L2 norm 1."""
 
@@ -28,6 +36,10 @@ class Encoder(Protocol):
     @property
     def dim(self) -> int:
         """D."""
+
+    @property
+    def input_size_px(self) -> int:
+        """Side of the square that a frame is letterboxed into."""
 
     def encode(self, frames: Sequence[Frame]) -> FrameFeatures:
         """Embed `frames`."""

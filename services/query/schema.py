@@ -14,7 +14,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
 )
@@ -139,6 +138,7 @@ class StudyList(BaseModel):
     studies: tuple[StudySummary, ...]
     total: NonNegativeInt = Field(description="Studies that meet the filters, on all pages.")
     next_cursor: str | None = Field(description="Pass as `cursor` to get the next page; null on the last.")
+    facets: Facets | None = Field(None, description="If asked for: counts, each field's own filter left out.")
     notice: Notice = "research use only"
 
 
@@ -170,111 +170,6 @@ class StudyDetail(StudySummary):
     series: tuple[SeriesDetail, ...]
     diagnoses: tuple[Diagnosis, ...]
     maps: tuple[SaliencyMap, ...]
-
-
-# -- search ----------------------------------------------------------------------------------
-class Neighbour(BaseModel):
-    """A similar frame, and its study's prediction."""
-
-    model_config = _example(
-        rank=1,
-        score=0.93,
-        study_instance_uid=STUDY_EXAMPLE,
-        series_instance_uid=SERIES_EXAMPLE,
-        sop_instance_uid=SOP_EXAMPLE,
-        frame_number=1,
-        modality="MR",
-        body_part="BRAIN",
-        sex="F",
-        age_band="60-69",
-        study_date="2024-05-17",
-        task="brain-mr",
-        decision="finding",
-        label="glioma-like",
-        label_source="predicted",
-        agrees=True,
-        image_url=PICTURE_EXAMPLE,
-        notice="research use only",
-    )
-
-    rank: PositiveInt
-    score: float = Field(description="Cosine similarity of the embeddings, -1 to 1.")
-    study_instance_uid: str
-    series_instance_uid: str
-    sop_instance_uid: str
-    frame_number: PositiveInt
-    modality: str
-    body_part: str | None
-    sex: str | None
-    age_band: str | None
-    study_date: date | None
-    task: str
-    decision: str
-    label: str | None
-    label_source: Literal["predicted", "confirmed"]
-    agrees: bool | None = Field(description="Whether its label is the query's; null if either has none.")
-    image_url: str
-    notice: Notice = "research use only"
-
-
-class LabelCount(BaseModel):
-    """How many neighbouring studies carry a label."""
-
-    model_config = ConfigDict(frozen=True)
-
-    label: str
-    studies: PositiveInt
-
-
-class Vote(BaseModel):
-    """The neighbours' majority: each study among them has one vote, that of its best frame."""
-
-    model_config = _example(
-        label="glioma-like",
-        votes=7,
-        voters=10,
-        without_label=0,
-        tie=False,
-        counts=[{"label": "glioma-like", "studies": 7}, {"label": "normal", "studies": 3}],
-        notice="research use only",
-    )
-
-    label: str | None = Field(description="The commonest label; null without voters and on a tie.")
-    votes: NonNegativeInt = Field(description="Of the commonest label.")
-    voters: NonNegativeInt = Field(description="Neighbouring studies with a label.")
-    without_label: NonNegativeInt = Field(description="Neighbouring studies without one: no task, or abstained.")
-    tie: bool
-    counts: tuple[LabelCount, ...]
-    notice: Notice = "research use only"
-
-
-class QueryFacts(BaseModel):
-    """What was searched for."""
-
-    model_config = ConfigDict(frozen=True)
-
-    kind: Literal["study", "series", "instance", "frame", "vector", "upload"]
-    frames_used: NonNegativeInt = Field(description="Frames whose embeddings were averaged; 0 for a vector.")
-    study_instance_uid: str | None
-    task: str | None
-    decision: str | None
-    label: str | None = Field(description="The query study's own predicted label, if it is indexed and has one.")
-    own_patient_excluded: bool
-    preview: str | None = Field(None, description="Uploads: a data: URI with a small PNG of the (middle) frame.")
-    notice: Notice = "research use only"
-
-
-class SearchResponse(BaseModel):
-    """Neighbours, best first."""
-
-    model_config = ConfigDict(frozen=True)
-
-    query: QueryFacts
-    results: tuple[Neighbour, ...]
-    vote: Vote
-    backbone_id: str
-    took_ms: NonNegativeFloat
-    notice: Notice = "research use only"
 
 
 # -- about -----------------------------------------------------------------------------------
@@ -316,6 +211,16 @@ class TaskInfo(BaseModel):
     head_id: str
 
 
+class SpaceInfo(BaseModel):
+    """A space that can be searched."""
+
+    model_config = _example(name="visual", title="Looks alike", description="Compares the whole look of an image.")
+
+    name: str = Field(description="Pass as `space`.")
+    title: str
+    description: str
+
+
 class Info(BaseModel):
     """What this service is."""
 
@@ -326,6 +231,7 @@ class Info(BaseModel):
     backbone_id: str
     embedding_dim: PositiveInt
     tasks: tuple[TaskInfo, ...]
+    spaces: tuple[SpaceInfo, ...] = Field(description="The visual space, and that of each task whose head has one.")
     studies: NonNegativeInt
     frames_indexed: NonNegativeInt | None = Field(description="null while the vector index does not answer.")
     search_limit_max: PositiveInt

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from shared.settings import QdrantSettings, Section, SimilisSettings, VisionSettings
+from shared.settings import AnotherBackbone, QdrantSettings, Section, SimilisSettings, VisionSettings
 
 
 class QuerySection(Section):
@@ -28,6 +28,14 @@ class QuerySection(Section):
     )
     body_max_bytes: PositiveInt = Field(1_000_000, description="Largest body of any other request.")
     search_limit_max: PositiveInt = Field(100, description="Most neighbours in one answer.")
+    search_timeout_s: PositiveFloat = Field(
+        60.0, description="Longest a search or a comparison of frames may take before it is answered with 504."
+    )
+    search_pages_max: PositiveInt = Field(
+        500, le=5000, description="Most neighbours of one search on all its pages together."
+    )
+    batch_searches_max: PositiveInt = Field(32, le=1000, description="Most searches in one batch.")
+    matches_max: PositiveInt = Field(6, description="Most pairs of regions in a comparison of two frames.")
     search_frames_max: PositiveInt = Field(
         256, description="Most indexed frames that are averaged into one query vector."
     )
@@ -46,6 +54,25 @@ class QuerySection(Section):
     )
     catalogue_recheck_s: NonNegativeFloat = Field(
         30.0, description="A listed study's documents are read again after this, even if no key of it changed."
+    )
+    backbones: tuple[AnotherBackbone, ...] = Field(
+        (),
+        description="Backbones that may become the live one (docs/reindex.md), beside SIMILIS_VISION__BACKBONE: JSON "
+        'list of {"backbone": …} with, if needed, revision, weights_sha256, tasks_dir, input_size_px.',
+    )
+    live_poll_s: PositiveFloat = Field(5.0, description="Which backbone is live is looked at this often.")
+    event_poll_s: PositiveFloat = Field(
+        2.0, description="While somebody listens to events, studies are looked at this often."
+    )
+    event_keep_alive_s: PositiveFloat = Field(
+        15.0, description="A stream of events without one sends a comment after this."
+    )
+    event_stream_max_s: PositiveFloat = Field(
+        3600.0, description="A stream of events ends after this; the client connects again, with its credentials."
+    )
+    event_listeners_max: PositiveInt = Field(64, description="Open streams of events; more are answered with 503.")
+    event_kept_max: PositiveInt = Field(
+        1000, description="Latest events kept for streams that are read slowly or resumed; older ones become a reset."
     )
     explanation_frames_max: PositiveInt = Field(8, le=16, description="Most frames in one request for saliency maps.")
     explanation_requests_max: PositiveInt = Field(

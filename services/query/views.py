@@ -7,9 +7,10 @@ from datetime import date, datetime
 from itertools import islice
 from pathlib import PurePosixPath
 
-from services.query import schema
+from services.query import schema, search_schema
 from services.query.catalogue import StudyFile, StudyRecord
 from services.query.find_similar import Start, Tally
+from services.query.requests import SearchOptions
 from shared.events import ExplanationMap, StudyDiagnosed, StudyExplained
 from shared.manifest import InstanceEntry
 from shared.vector_index.port import Hit
@@ -81,11 +82,11 @@ def detail(file: StudyFile, orders: Mapping[str, Sequence[InstanceEntry]], *, fr
     )
 
 
-def neighbours(hits: Sequence[Hit], start: Start) -> tuple[schema.Neighbour, ...]:
+def neighbours(hits: Sequence[Hit], start: Start, *, first_rank: int = 1) -> tuple[search_schema.Neighbour, ...]:
     """Hits in order, each compared with the query's own label."""
     own = start.of_study.label if start.of_study else None
     return tuple(
-        schema.Neighbour(
+        search_schema.Neighbour(
             rank=rank,
             score=round(max(-1.0, min(1.0, hit.score)), 6),
             study_instance_uid=hit.payload.study_instance_uid,
@@ -101,6 +102,7 @@ def neighbours(hits: Sequence[Hit], start: Start) -> tuple[schema.Neighbour, ...
             decision=hit.payload.decision,
             label=hit.payload.label,
             label_source=hit.payload.label_source,
+            region=hit.payload.region,
             agrees=None if own is None or hit.payload.label is None else hit.payload.label == own,
             image_url=frame_url(
                 hit.payload.study_instance_uid,
@@ -109,26 +111,29 @@ def neighbours(hits: Sequence[Hit], start: Start) -> tuple[schema.Neighbour, ...
                 size=THUMBNAIL_PX,
             ),
         )
-        for rank, hit in enumerate(hits, start=1)
+        for rank, hit in enumerate(hits, start=first_rank)
     )
 
 
-def vote(tally: Tally) -> schema.Vote:
+def vote(tally: Tally, calibration: search_schema.VoteCalibration | None = None) -> search_schema.Vote:
     """The neighbours' vote."""
-    return schema.Vote(
+    return search_schema.Vote(
         label=tally.label,
         votes=tally.votes,
         voters=tally.voters,
         without_label=tally.without_label,
         tie=tally.tie,
-        counts=tuple(schema.LabelCount(label=label, studies=count) for label, count in tally.counts),
+        counts=tuple(search_schema.LabelCount(label=label, studies=count) for label, count in tally.counts),
+        calibration=calibration,
     )
 
 
-def query_facts(start: Start, *, own_patient_excluded: bool, preview: str | None = None) -> schema.QueryFacts:
+def query_facts(
+    start: Start, options: SearchOptions, *, own_patient_excluded: bool, preview: str | None = None
+) -> search_schema.QueryFacts:
     """What was searched for."""
     own = start.of_study
-    return schema.QueryFacts(
+    return search_schema.QueryFacts(
         kind=start.kind,
         frames_used=start.frames_used,
         study_instance_uid=own.study_instance_uid if own else None,
@@ -136,6 +141,9 @@ def query_facts(start: Start, *, own_patient_excluded: bool, preview: str | None
         decision=own.decision if own else None,
         label=own.label if own else None,
         own_patient_excluded=own_patient_excluded and own is not None,
+        space=options.space,
+        level=options.level,
+        region=options.region,
         preview=preview,
     )
 

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 import yaml
 
+from services.training.card.curves import card_curves
 from services.training.card.describe import Described, card_of
 from services.training.card.figures import card_figures
 from services.training.card.model_card import ModelCard
@@ -31,6 +32,7 @@ from services.training.fit.unfamiliar import fit_familiarity, study_distance
 from services.training.train_options import TrainOptions
 from services.training.versions import CARD_FILE, DEFINITION_FILE, HEAD_FILE, MARKDOWN_FILE
 from shared.pixels import PixelLimits
+from shared.vision.curves import CURVES_FILE, Curves
 from shared.vision.familiarity import limit_of
 from shared.vision.heads import LinearHead
 from shared.vision.tasks import TaskDefinition
@@ -45,6 +47,7 @@ class Trained:
     Attributes:
         figures: PNG bytes by file name.
         training_objects: See `training_objects.objects_of`; empty: they are not kept.
+        curves: What the figures show, as numbers.
     """
 
     definition: TaskDefinition
@@ -52,6 +55,7 @@ class Trained:
     card: ModelCard
     figures: Mapping[str, bytes]
     training_objects: tuple[str, ...] = ()
+    curves: Curves | None = None
 
     def write(self, folder: Path) -> None:
         """Write the task's files into `folder`."""
@@ -62,6 +66,8 @@ class Trained:
         (folder / MARKDOWN_FILE).write_text(self.card.markdown(), encoding="utf-8")
         if self.training_objects:
             (folder / TRAINING_OBJECTS_FILE).write_text(as_text(self.training_objects), encoding="ascii")
+        if self.curves is not None:
+            (folder / CURVES_FILE).write_text(self.curves.model_dump_json(indent=1) + "\n", encoding="utf-8")
         for name, data in self.figures.items():
             (folder / "figures" / name).write_bytes(data)
 
@@ -170,15 +176,12 @@ def train_task(
     )
     step(3)
     test = parts["test"]
-    figures = card_figures(
-        head.probabilities(case_logits(head, test, finding)),
-        case_classes(test, labels),
-        labels,
-        f"{definition.name}, test",
-    )
+    probabilities, truth = head.probabilities(case_logits(head, test, finding)), case_classes(test, labels)
+    figures = card_figures(probabilities, truth, labels, f"{definition.name}, test")
+    curves = card_curves(head.id, probabilities, truth, labels)
     step(4)
     objects = () if dataset.kind == "phantom" else objects_of(parts)
-    return Trained(definition, head, card, figures, objects)
+    return Trained(definition, head, card, figures, objects, curves)
 
 
 def _without_leaks(

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import Final
 
 from fastapi import APIRouter
 
@@ -13,9 +14,16 @@ from services.query import schema
 from services.query.catalogue import StudyRecord
 from services.query.parts import Parts, Ready
 from shared.errors import IndexUnavailableError
+from shared.vision.retrieval_report import VISUAL
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["about"])
+
+VISUAL_SPACE: Final = schema.SpaceInfo(
+    name=VISUAL,
+    title="Looks alike",
+    description="Compares the whole look of an image; the same anatomy often counts more than the same lesion.",
+)
 
 
 @router.get("/v1/info", summary="Backbone, tasks, limits and counts")
@@ -27,6 +35,7 @@ async def get_info(parts: Ready) -> schema.Info:
         backbone_id=parts.encoder.id,
         embedding_dim=parts.encoder.dim,
         tasks=parts.tasks,
+        spaces=_spaces(parts),
         studies=len(records),
         frames_indexed=await _frames_indexed(parts),
         search_limit_max=parts.settings.search_limit_max,
@@ -48,6 +57,18 @@ async def get_facets(parts: Ready) -> schema.Facets:
         sex=_counted(records, lambda record: record.sexes),
         age_band=_counted(records, lambda record: record.age_bands),
     )
+
+
+def _spaces(parts: Parts) -> tuple[schema.SpaceInfo, ...]:
+    own = tuple(
+        schema.SpaceInfo(
+            name=space.name,
+            title=f"Same finding: {space.title}",
+            description="Compares what tells this task's classes apart; of use for studies that the task judges.",
+        )
+        for space in parts.collections.spaces.values()
+    )
+    return (VISUAL_SPACE, *own)
 
 
 def package_version() -> str:

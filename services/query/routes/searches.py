@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable
 from datetime import date
 from typing import Annotated, Literal
 
+import anyio
 from fastapi import APIRouter, File, Query, UploadFile
 from pydantic import PositiveInt
 
-from services.query import metrics, uploads, views
-from services.query.find_similar import NotIndexedError, Start, Wish, tally
+from services.query import metrics, search_steps, uploads
+from services.query.find_similar import NotIndexedError, Start
 from services.query.parts import Parts, Ready
-from services.query.problems import Problem
-from services.query.requests import Filters, SearchOptions, SearchRequest, Value
-from services.query.schema import SearchResponse
-from shared.errors import NotAnImageError, UndecodablePixelsError
+from services.query.problems import Problem, ProblemDetails, of_pipeline_error
+from services.query.requests import BatchRequest, Filters, RegionOfInterest, SearchOptions, SearchRequest, Value
+from services.query.search_schema import BatchAnswer, BatchResponse, SearchResponse
+from shared.errors import NotAnImageError, SimilisError, UndecodablePixelsError
 from shared.events import Decision
 from shared.pixels.frame import Frame
 
@@ -31,14 +32,29 @@ async def search(request: SearchRequest, parts: Ready) -> SearchResponse:
 
     The query's own study is never among them; nor, by default, another study of its patient.
     """
-    started = time.perf_counter()
-    try:
-        start = await parts.readers.run(_starting_point(request, parts))
-    except NotIndexedError as error:
-        raise Problem(
-            404, "not-indexed", "Nothing with this UID is in the index: unknown, without an image, or not judged yet."
-        ) from error
-    return await _answer(parts, start, request, started)
+    async with search_steps.in_time(parts):
+        return await _search(request, parts)
+
+
+@router.post("/v1/search/batch", summary="Several searches at once")
+async def search_batch(request: BatchRequest, parts: Ready) -> BatchResponse:
+    """Each search has its own answer, or its own problem; they are done one after the other."""
+    most = parts.settings.batch_searches_max
+    if len(request.searches) > most:
+        raise Problem(422, "too-many-searches", f"A batch holds at most {most} searches.")
+    answers: list[BatchAnswer] = []
+    ends_at = anyio.current_time() + parts.settings.search_timeout_s
+    for one in request.searches:
+        try:
+            with anyio.fail_at(ends_at):
+                answers.append(BatchAnswer(answer=await _search(one, parts), problem=None))
+        except TimeoutError:
+            answers.append(_failed(Problem(504, "timeout", "The batch took too long and was given up here.")))
+        except Problem as problem:
+            answers.append(_failed(problem))
+        except SimilisError as error:
+            answers.append(_failed(of_pipeline_error(error, parts.settings.retry_after_s)))
+    return BatchResponse(answers=tuple(answers))
 
 
 @router.post(
@@ -62,6 +78,12 @@ async def search_by_upload(
     study_date_to: date | None = None,
     group_by: Literal["study", "frame"] = "study",
     limit: PositiveInt = 10,
+    space: Annotated[Value, Query(description="visual, or a task's name.")] = "visual",
+    level: Annotated[Literal["frame", "series", "study"], Query(description="What is compared.")] = "frame",
+    region: Annotated[
+        str | None, Query(max_length=128, description="left,top,width,height in shares of the (middle) frame.")
+    ] = None,
+    cursor: Annotated[str | None, Query(max_length=60_000, description="`next_cursor` of the page before.")] = None,
 ) -> SearchResponse:
     """Cosine neighbours of an image that is not archived. Nothing of the upload is kept.
 
@@ -69,6 +91,8 @@ async def search_by_upload(
     is nobody's in particular, so no patient is left out.
     """
     started = time.perf_counter()
+    if region is not None and (space != "visual" or level != "frame"):
+        raise Problem(422, "invalid-region", "A region is searched in the visual space, by frames.")
     options = SearchOptions(
         filters=Filters(
             task=task,
@@ -83,35 +107,78 @@ async def search_by_upload(
         ),
         group_by=group_by,
         limit=limit,
+        space=space,
+        level=level,
+        region=_region(region),
+        cursor=cursor,
     )
-    frames = await _frames(parts, await file.read(), frame_number)
-    start = await parts.encoders.run(lambda: _embed(parts, frames))
-    preview = await parts.decoders.run(lambda: uploads.preview(frames))
-    return await _answer(parts, start, options, started, preview=preview)
+    async with search_steps.in_time(parts):
+        data = await file.read()
+        frames = await read_frames_of(parts, data, frame_number)
+        await parts.readers.run(lambda: search_steps.step_for(parts, options))
+        start = await parts.encoders.run(lambda: _embed(parts, frames, options))
+        preview = await parts.decoders.run(lambda: uploads.preview(frames))
+        asked = hashlib.sha256(data + str(frame_number).encode()).digest()
+        return await search_steps.answer(parts, start, options, started, asked=asked, preview=preview)
 
 
-def _starting_point(request: SearchRequest, parts: Parts) -> Callable[[], Start]:
-    """The work that finds the query vector."""
-    step = parts.find_similar
-    if request.vector is not None:
-        vector = request.vector
-        return lambda: step.from_vector(vector)
-    if request.sop_instance_uid is not None:
-        sop, number = request.sop_instance_uid, request.frame_number
-        return lambda: step.from_instance(sop, number)
-    if request.series_instance_uid is not None:
-        series = request.series_instance_uid
-        return lambda: step.from_series(series)
-    study = request.study_instance_uid or ""
-
-    def by_study() -> Start:
-        file = parts.catalogue.study(study)
-        return step.from_study(study, file.record.diagnoses if file else ())
-
-    return by_study
+async def _search(request: SearchRequest, parts: Parts) -> SearchResponse:
+    started = time.perf_counter()
+    try:
+        start = await _start(request, parts)
+    except NotIndexedError as error:
+        raise not_indexed() from error
+    return await search_steps.answer(parts, start, request, started)
 
 
-async def _frames(parts: Parts, data: bytes, frame_number: int | None) -> list[Frame]:
+async def _start(request: SearchRequest, parts: Parts) -> Start:
+    region, sop, number = request.region, request.sop_instance_uid, request.frame_number
+    if region is None or sop is None or number is None:
+        return await parts.readers.run(lambda: search_steps.starting_point(request, parts))
+    await parts.readers.run(lambda: search_steps.step_for(parts, request))
+    frame, known = await parts.decoders.run(lambda: search_steps.indexed_frame(parts, sop, number))
+    return await parts.encoders.run(lambda: parts.find_similar.from_region(frame, region, parts.encoder, [known]))
+
+
+def not_indexed() -> Problem:
+    """The answer where the index holds nothing of what was asked for."""
+    return Problem(
+        404, "not-indexed", "Nothing with this UID is in the index: unknown, without an image, or not judged yet."
+    )
+
+
+def _failed(problem: Problem) -> BatchAnswer:
+    details = ProblemDetails(
+        type=f"urn:similis:problem:{problem.kind}",
+        title=problem.kind.replace("-", " ").capitalize(),
+        status=problem.status_code,
+        detail=str(problem.detail),
+        instance="/v1/search",
+    )
+    return BatchAnswer(answer=None, problem=details)
+
+
+def _region(text: str | None) -> RegionOfInterest | None:
+    try:
+        return RegionOfInterest.of_text(text) if text is not None else None
+    except ValueError as error:
+        raise Problem(422, "invalid-region", "A region is left,top,width,height, on the frame, 0 to 1.") from error
+
+
+def _embed(parts: Parts, frames: list[Frame], options: SearchOptions) -> Start:
+    space = parts.collections.spaces.get(options.space)
+    with metrics.ENCODE_SECONDS.time():
+        if options.region is not None:
+            return parts.find_similar.from_region(frames[len(frames) // 2], options.region, parts.encoder)
+        return parts.find_similar.from_frames(frames, parts.encoder, space.head if space else None)
+
+
+async def read_frames_of(parts: Parts, data: bytes, frame_number: int | None) -> list[Frame]:
+    """The frames of an upload.
+
+    Raises:
+        NotAnImageError, UndecodablePixelsError: see `uploads.read_upload`.
+    """
     try:
         frames = await parts.decoders.run(
             lambda: uploads.read_upload(
@@ -126,29 +193,3 @@ async def _frames(parts: Parts, data: bytes, frame_number: int | None) -> list[F
         raise
     metrics.UPLOADS.labels("decoded").inc()
     return frames
-
-
-def _embed(parts: Parts, frames: list[Frame]) -> Start:
-    with metrics.ENCODE_SECONDS.time():
-        return parts.find_similar.from_frames(frames, parts.encoder)
-
-
-async def _answer(
-    parts: Parts, start: Start, options: SearchOptions, started: float, *, preview: str | None = None
-) -> SearchResponse:
-    exclude = options.exclude_own_patient
-    wish = Wish(
-        limit=min(options.limit, parts.settings.search_limit_max),
-        filters=options.filters,
-        by_frame=options.group_by == "frame",
-        exclude_own_patient=parts.settings.exclude_own_patient if exclude is None else exclude,
-    )
-    hits = await parts.readers.run(lambda: parts.find_similar.neighbours(start, wish))
-    metrics.SEARCHES.labels(start.kind).inc()
-    return SearchResponse(
-        query=views.query_facts(start, own_patient_excluded=wish.exclude_own_patient, preview=preview),
-        results=views.neighbours(hits, start),
-        vote=views.vote(tally(hits)),
-        backbone_id=parts.find_similar.backbone_id,
-        took_ms=round((time.perf_counter() - started) * 1000, 1),
-    )

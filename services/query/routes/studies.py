@@ -17,6 +17,7 @@ from services.query.parts import Ready
 from services.query.problems import Problem
 from services.query.requests import Filters, Value
 from services.query.stack_order import viewing_order
+from services.query.study_facets import VALUES, count_facets
 from shared.events import Decision
 from shared.ids import Uid
 from shared.manifest import InstanceEntry
@@ -42,6 +43,7 @@ async def list_studies(
     study_date_to: date | None = None,
     limit: Annotated[PositiveInt, Query(description="Most studies; the service caps it.")] = 50,
     cursor: Annotated[str | None, Query(max_length=256, description="`next_cursor` of the page before.")] = None,
+    facets: Annotated[bool, Query(description="Count each filter's values under all other filters.")] = False,
 ) -> schema.StudyList:
     """Every received study, also one that waits to be judged, or that no task takes."""
     after = _decode_cursor(cursor) if cursor else None
@@ -57,13 +59,15 @@ async def list_studies(
         study_date_to=study_date_to,
     )
     records = await parts.readers.run(parts.catalogue.studies)
-    matching = [record for record in records if meets(record, filters, q.strip().lower())]
+    text = q.strip().lower()
+    matching = [record for record in records if meets(record, filters, text)]
     left = [record for record in matching if after is None or record.order < after]
     page = left[: min(limit, parts.settings.page_size_max)]
     return schema.StudyList(
         studies=tuple(views.summary(record) for record in page),
         total=len(matching),
         next_cursor=_encode_cursor(page[-1]) if page and len(left) > len(page) else None,
+        facets=await parts.readers.run(lambda: _facets(records, filters, text, len(matching))) if facets else None,
     )
 
 
@@ -81,6 +85,13 @@ async def get_study(study_instance_uid: Uid, parts: Ready) -> schema.StudyDetail
         }
 
     return views.detail(file, await parts.decoders.run(orders), frames_max=parts.settings.frames_listed_max)
+
+
+def _facets(records: Sequence[StudyRecord], filters: Filters, text: str, matching: int) -> schema.Facets:
+    """Counts under the filters, each field's own left out; the text and the dates count for all."""
+    others = Filters(study_date_from=filters.study_date_from, study_date_to=filters.study_date_to)
+    wanted = {name: tuple(getattr(filters, name)) for name in VALUES}
+    return count_facets((record for record in records if meets(record, others, text)), wanted, matching)
 
 
 def meets(record: StudyRecord, filters: Filters, text: str) -> bool:

@@ -23,20 +23,20 @@ from services.training.card.model_card import (
     SplitFacts,
     Subgroup,
 )
+from services.training.card.search_facts import search_facts
 from services.training.card.text import intended_use, limits_of, notice_of
 from services.training.dataset.cases import SplitName
 from services.training.dataset.leakage import Leak
 from services.training.dataset.training_objects import objects_of, sha256_of
-from services.training.evaluation.subgroups import has_enough_patients
 from services.training.features.case_features import CaseFeatures
-from services.training.features.trivial import trivial_baselines
 from services.training.fit.calibration import Calibration, Operating
 from services.training.fit.linear_probe import Probe, case_classes, case_logits, stack_frames
 from services.training.fit.neighbours import Neighbours, neighbour_probabilities
-from services.training.fit.search_facts import search_facts
 from services.training.fit.task_space import ProjectionChoice
+from services.training.fit.trivial import trivial_baselines
 from services.training.fit.unfamiliar import study_distance
 from services.training.measures.bootstrap import Estimate, bootstrap
+from services.training.measures.enough import has_enough_patients
 from services.training.measures.metrics import Metrics, measure
 from services.training.train_options import TrainOptions
 from shared.vision.aggregate import softmax

@@ -12,9 +12,9 @@ from services.training.evaluation.judged import judge_cases
 from services.training.evaluation.report import ComparedFigures
 from services.training.features.case_features import CaseFeatures
 from services.training.features.frame_views import Floats32
-from services.training.features.trivial import trivial_baselines
 from services.training.fit.calibration import calibrate_scores, calibrated
 from services.training.fit.linear_probe import fit_probe
+from services.training.fit.trivial import trivial_baselines
 from services.training.measures.metrics import Metrics
 from services.training.measures.scores import Bools
 

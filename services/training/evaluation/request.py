@@ -222,10 +222,7 @@ def _folder_cases(
 def _sources(request: EvaluateRequest, task: Task, made: PhantomRecipe) -> tuple[Sequence[str], list[str]]:
     """The sources that training never saw, and the others."""
     data = _card(task, "data")
-    of_card = data.get("held_out")
-    if of_card is None:  # a card of before sources were told
-        of_card = _HOLD_OUT.findall(str(task.card.get("rebuild", "")))
-    trained = data.get("sources") or [source for source in made.sources if source not in of_card]
+    of_card, trained = sources_of_card(task, made)
     held_out = (
         [source for source in of_card if source in made.sources] if request.hold_out is None else request.hold_out
     )
@@ -237,6 +234,16 @@ def _sources(request: EvaluateRequest, task: Task, made: PhantomRecipe) -> tuple
     if not known:
         raise ConfigurationError("every source is held out: there is nothing fresh to compare with")
     return held_out, known
+
+
+def sources_of_card(task: Task, made: PhantomRecipe) -> tuple[list[str], list[str]]:
+    """The phantom sources that training was kept from, and those that it had, as the head's card tells."""
+    data = _card(task, "data")
+    held_out = data.get("held_out")
+    if held_out is None:  # a card of before sources were told
+        held_out = _HOLD_OUT.findall(str(task.card.get("rebuild", "")))
+    trained = data.get("sources") or [source for source in made.sources if source not in held_out]
+    return list(held_out), list(trained)
 
 
 def _card(task: Task, part: str) -> Mapping[str, Any]:

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
-from numpy.typing import NDArray
 
 from services.training.evaluation.judged import Judged
 from services.training.evaluation.report import SubgroupFigures
-
-LEAST_PATIENTS: Final = 10  # fewer say little, and may point at a person; the model card keeps to it too
-
-
-def has_enough_patients(patients: NDArray[np.str_]) -> bool:
-    """Whether figures of cases of these patients, (N,), may be told: one patient with many cases is one patient."""
-    return len(np.unique(patients)) >= LEAST_PATIENTS
+from services.training.measures.enough import has_enough_patients
 
 
 def subgroup_figures(judged: Judged, *, draws: int, seed: int) -> tuple[SubgroupFigures, ...]:

@@ -1,1 +1,1 @@
-"""What is fitted on frozen features: the probe, the patch lens, calibration, task space, the distance."""
+"""What is fitted on frozen features: probe, lens, calibration, task space, distance; and the shortcut check."""

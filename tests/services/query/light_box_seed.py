@@ -49,6 +49,11 @@ HEAD = "brain-mr@0123456789ab"
 @dataclass(frozen=True, slots=True)
 class FakeFeatures:
     vectors: NDArray[np.float32]
+    patches: NDArray[np.float32] | None = None
+
+    @property
+    def cls(self) -> NDArray[np.float32]:
+        return self.vectors
 
     def embeddings(self) -> NDArray[np.float32]:
         return self.vectors
@@ -60,12 +65,23 @@ class FakeEncoder:
 
     id: str = "fake@000000000000-t1"
     dim: int = 24
+    input_size_px: int = 64
 
     def encode(self, frames: Sequence[Frame]) -> FakeFeatures:
         projection = np.random.default_rng(7).normal(size=(16 * 16, self.dim))
         small = np.stack([self._grey(frame) for frame in frames])
         vectors = (small - small.mean(axis=1, keepdims=True) + 1e-3) @ projection
-        return FakeFeatures((vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32))
+        patches = np.stack([self._patches(frame) for frame in frames])
+        unit = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+        return FakeFeatures(unit, patches)
+
+    def _patches(self, frame: Frame) -> NDArray[np.float32]:
+        """(64, D) patch tokens of an 8 x 8 grid: a fixed random projection of each patch's own pixels."""
+        square = letterboxed(frame, self.input_size_px)
+        grey = square if square.ndim == 2 else square.mean(axis=2)
+        cells = grey.reshape(8, 8, 8, 8).transpose(0, 2, 1, 3).reshape(64, 64)
+        projection = np.random.default_rng(8).normal(size=(64, self.dim))
+        return np.asarray((cells - cells.mean(axis=1, keepdims=True) + 1e-3) @ projection, np.float32)
 
     def _grey(self, frame: Frame) -> NDArray[np.float64]:
         square = letterboxed(frame, 16)

@@ -24,16 +24,16 @@ from shared.errors import IndexUnavailableError
 from shared.health import bind, url_of
 from shared.pixels import PixelLimits
 from shared.settings import ArchiveSettings, VisionSettings
-from shared.vector_index.memory import MemoryIndex
+from shared.vector_index.memory import MemoryAliases, MemoryIndex
 
 
 async def test_it_serves_at_once_is_ready_when_loaded_and_stops_on_sigterm(tmp_path: Path, monkeypatch):
     encoder, loaded, tries = FakeEncoder(), asyncio.Event(), []
     loop = asyncio.get_running_loop()
 
-    def load(_settings: QuerySettings) -> tuple[FakeEncoder, tuple]:
+    def load(_settings: QuerySettings) -> tuple[FakeEncoder, tuple, dict]:
         asyncio.run_coroutine_threadsafe(loaded.wait(), loop).result(20)
-        return encoder, ()
+        return encoder, (), {}
 
     def open_index(*_: object, **__: object) -> MemoryIndex:
         tries.append(1)
@@ -43,6 +43,7 @@ async def test_it_serves_at_once_is_ready_when_loaded_and_stops_on_sigterm(tmp_p
 
     monkeypatch.setattr(module, "_load_vision", load)
     monkeypatch.setattr(module, "open_index", open_index)
+    monkeypatch.setattr(module, "open_aliases", lambda _: MemoryAliases(()))
     bound = []
     monkeypatch.setattr(module, "bind", lambda host, port: bound.append(bind(host, port)) or bound[0])
     endpoint_file = tmp_path / "run" / "query.json"

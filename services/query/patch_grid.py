@@ -1,0 +1,92 @@
+"""Where patch tokens lie on a frame: the letterbox, undone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.pixels.frame import Frame
+from shared.vector_index.port import Region
+from shared.vision.transform import Letterbox, letterbox_box, letterboxed
+
+DARK: Final = 0.05
+"""Mean of a background patch, at most, of 1."""
+FLAT: Final = 0.02
+"""Span of a background patch's values, at most, of 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class PatchGrid:
+    """A square grid of `side` x `side` patches over a model's input of `size_px`, and the frame's place on it."""
+
+    side: int
+    size_px: int
+    content: Letterbox
+
+    @classmethod
+    def of(cls, frame: Frame, *, patches: int, size_px: int) -> PatchGrid:
+        """The grid of a frame whose `patches` tokens come from an input of `size_px`.
+
+        Raises:
+            ValueError: `patches` is no square number.
+        """
+        side = math.isqrt(patches)
+        if side * side != patches or side == 0:
+            raise ValueError(f"{patches} patches are no square grid")
+        height, width = frame.pixels.shape[:2]
+        return cls(side, size_px, letterbox_box(height, width, frame.pixel_aspect, size_px))
+
+    def centres(self) -> NDArray[np.float64]:
+        """(P, 2) x and y of the patches' centres, row by row, in shares of the frame; outside of 0..1 is letterbox."""
+        middle = (np.arange(self.side) + 0.5) * self.size_px / self.side
+        x = (middle - self.content.left) / self.content.width
+        y = (middle - self.content.top) / self.content.height
+        return np.stack([np.tile(x, self.side), np.repeat(y, self.side)], axis=1)
+
+    def inside(self) -> NDArray[np.bool_]:
+        """(P,) the patches whose centre lies on the frame."""
+        centres = self.centres()
+        return np.asarray(((centres >= 0) & (centres <= 1)).all(axis=1))
+
+    def within(self, region: Region) -> NDArray[np.intp]:
+        """The patches on the frame whose centre lies in `region`; the one nearest to its middle if there is none."""
+        centres = self.centres()
+        low = np.array([region.left, region.top])
+        high = low + np.array([region.width, region.height])
+        found = np.flatnonzero(((centres >= low) & (centres <= high)).all(axis=1) & self.inside())
+        if found.size:
+            return found
+        away = ((centres - (low + high) / 2) * [self.content.width, self.content.height]) ** 2
+        distance = away.sum(axis=1)
+        if self.inside().any():
+            distance[~self.inside()] = np.inf
+        return np.array([int(distance.argmin())], np.intp)
+
+    def box(self, cells: NDArray[np.intp]) -> Region:
+        """The smallest region of the frame that holds these patches."""
+        rows, columns = np.divmod(cells, self.side)
+        px = self.size_px / self.side
+        left, right = self._shares(columns, px, self.content.left, self.content.width)
+        top, bottom = self._shares(rows, px, self.content.top, self.content.height)
+        return Region(left=left, top=top, width=right - left, height=bottom - top)
+
+    def foreground(self, frame: Frame) -> NDArray[np.bool_]:
+        """(P,) patches on the frame that are not dark and even, as air around a body is."""
+        square = letterboxed(frame, self.size_px)
+        grey = square if square.ndim == 2 else square.mean(axis=2)
+        edges = np.linspace(0, self.size_px, self.side + 1).round().astype(int)
+        shown = self.inside()
+        for cell in np.flatnonzero(shown):
+            row, column = divmod(int(cell), self.side)
+            patch = grey[edges[row] : edges[row + 1], edges[column] : edges[column + 1]]
+            shown[cell] = not (patch.mean() <= DARK and np.ptp(patch) <= FLAT)
+        return shown
+
+    def _shares(self, cells: NDArray[np.intp], px: float, start: int, length: int) -> tuple[float, float]:
+        low = (float(cells.min()) * px - start) / length
+        high = ((float(cells.max()) + 1) * px - start) / length
+        return min(max(low, 0.0), 1.0), min(max(high, 0.0), 1.0)
