@@ -9,7 +9,6 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +19,6 @@ from services.query.catalogue import Catalogue
 from services.query.explanations import Explanations, NoPublisher, Publisher
 from services.query.find_similar import FindSimilar
 from services.query.http import build_app
-from services.query.live_backbone import LiveBackbone, follow_live
 from services.query.parts import Parts
 from services.query.pictures import PictureCache, Pictures
 from services.query.ports import Encoder
@@ -35,7 +33,6 @@ from shared.health import Health, bind, serve, write_endpoints
 from shared.labels import LabelStore
 from shared.logs import configure_logging
 from shared.pixels import PixelLimits
-from shared.settings import VisionSettings
 from shared.vector_index import collection_name, open_index
 from shared.vector_index.aliases import open_aliases
 from shared.vector_index.port import Aliases, VectorIndex
@@ -79,8 +76,7 @@ async def run(settings: QuerySettings) -> None:
         serve(app, bind(settings.query.host, settings.query.port), grace_s=GRACE_S) as url,
         _publisher(settings) as publisher,
     ):
-        live = await asyncio.to_thread(_live, settings)
-        preparing = asyncio.create_task(_prepare(settings, archive, publisher, live))
+        preparing = asyncio.create_task(_prepare(settings, archive, publisher))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({preparing, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():
@@ -88,17 +84,12 @@ async def run(settings: QuerySettings) -> None:
             health.ready = True
             write_endpoints(settings.endpoint_file, {"http": url, "metrics": f"{url}/metrics"})
             log.info("ready at %s (research use only)", url)
-        following = asyncio.create_task(live.follow(app.state, partial(_exchanged, settings)))
         await stopping
-        for task in (preparing, following):
-            task.cancel()
+        preparing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await following
-        with contextlib.suppress(asyncio.CancelledError):
-            parts = app.state.parts or await preparing
+            parts = await preparing
             parts.news.stop()
             parts.collections.close()
-        live.close()
     log.info("stopped")
 
 
@@ -180,33 +171,11 @@ async def _publisher(settings: QuerySettings) -> AsyncIterator[Publisher | None]
         await publisher.stop()
 
 
-def _live(settings: QuerySettings) -> LiveBackbone:
-    query = settings.query
-    return follow_live(open_aliases(settings.qdrant), settings.vision, query.backbones, query.live_poll_s)
-
-
-async def _exchanged(settings: QuerySettings, vision: VisionSettings, parts: Parts) -> Parts:
-    """The same parts with another backbone, which is loaded now."""
-    settings = settings.model_copy(update={"vision": vision})
-    encoder, tasks, spaces = await asyncio.to_thread(_load_vision, settings)
-    index = await _open_index(settings, encoder)
-    open_collection, aliases = _opener(settings), open_aliases(settings.qdrant)
-    return replace(
-        parts,
-        encoder=encoder,
-        find_similar=replace(parts.find_similar, index=index, backbone_id=encoder.id),
-        collections=Collections(encoder.id, encoder.dim, index, open_collection, aliases, spaces),
-        tasks=tasks,
-        tasks_dir=vision.tasks_dir,
-    )
-
-
 def _opener(settings: QuerySettings) -> Open:
     return lambda name, dim: open_index(settings.qdrant, collection=name, dim=dim)
 
 
-async def _prepare(settings: QuerySettings, archive: Archive, publisher: Publisher | None, live: LiveBackbone) -> Parts:
-    settings = settings.model_copy(update={"vision": await asyncio.to_thread(live.choose)})
+async def _prepare(settings: QuerySettings, archive: Archive, publisher: Publisher | None) -> Parts:
     definitions = await asyncio.to_thread(label_definitions, settings)
     encoder, tasks, spaces = await asyncio.to_thread(_load_vision, settings)
     index = await _open_index(settings, encoder)
@@ -244,7 +213,7 @@ def _load_vision(settings: QuerySettings) -> tuple[Encoder, tuple[TaskInfo, ...]
     from shared.vision.tasks import load_tasks
 
     backbone = load_backbone(settings.vision)
-    loaded = load_tasks(settings.vision.tasks_dir, backbone.id, leave_out=bool(settings.query.backbones))
+    loaded = load_tasks(settings.vision.tasks_dir, backbone.id)
     tasks = tuple(
         TaskInfo(
             name=task.name,

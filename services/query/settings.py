@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from shared.settings import AnotherBackbone, QdrantSettings, Section, SimilisSettings, VisionSettings
+from shared.settings import QdrantSettings, Section, SimilisSettings, VisionSettings
 
 
 class QuerySection(Section):
@@ -55,12 +55,6 @@ class QuerySection(Section):
     catalogue_recheck_s: NonNegativeFloat = Field(
         30.0, description="A listed study's documents are read again after this, even if no key of it changed."
     )
-    backbones: tuple[AnotherBackbone, ...] = Field(
-        (),
-        description="Backbones that may become the live one (docs/reindex.md), beside SIMILIS_VISION__BACKBONE: JSON "
-        'list of {"backbone": …} with, if needed, revision, weights_sha256, tasks_dir, input_size_px.',
-    )
-    live_poll_s: PositiveFloat = Field(5.0, description="Which backbone is live is looked at this often.")
     event_poll_s: PositiveFloat = Field(
         2.0, description="While somebody listens to events, studies are looked at this often."
     )
