@@ -5,7 +5,7 @@ UV := .uv/bin/uv
 export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 
-.PHONY: help demo test check format test-extras schemas bench-listener bench-embedder bench-tasks bench-explainer fuzz faults clean
+.PHONY: help demo test check format test-extras schemas bench-listener bench-embedder bench-tasks bench-explainer bench-query fuzz faults clean
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make bench-embedder  measure file to embedding beside the stock pipeline (ARGS='--quick', '--models none --soak 20000')"
 	@echo "make bench-tasks   measure every task's head and write docs/tasks.md (ARGS='--studies 60')"
 	@echo "make bench-explainer  measure ViT-CX beside a plain transcription of the published procedure"
+	@echo "make bench-query   measure the vector index beside exact numpy, and the query service over it"
 	@echo "make fuzz          at least 20,000 cases against the listener"
 	@echo "make faults        at least 200 kills of the listener"
 	@echo "make schemas       write schemas and generated documents from the code"
@@ -75,6 +76,10 @@ bench-tasks: .venv/development
 
 bench-explainer: .venv/development
 	.venv/bin/python -m bench.explainer --json bench/results/explainer.json $(ARGS)
+
+bench-query: .venv/development
+	.venv/bin/python -m bench.query.engine --json bench/results/query-engine.json $(ARGS)
+	.venv/bin/python -m bench.query.service --json bench/results/query-service.json
 
 fuzz: .venv/development
 	SIMILIS_FUZZ_CASES=20000 .venv/bin/python -m pytest tests/fuzz -p no:logging --timeout 3600 $(ARGS)
