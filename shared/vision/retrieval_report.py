@@ -132,6 +132,7 @@ class ProtocolFigures(_Frozen):
         gallery_studies: The most that a query was compared with.
         measures: The figures.
         chance: Likewise, by chance.
+        p_at_5_of: P@5 of the queries of each class, without an interval; a class without a query is left out.
     """
 
     gallery: Gallery
@@ -142,6 +143,7 @@ class ProtocolFigures(_Frozen):
     gallery_studies: int
     measures: Measures
     chance: Chance
+    p_at_5_of: dict[str, float] = {}
 
 
 class SpaceFigures(_Frozen):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextvars
+import socket
 
-from shared.health import Health
+import pytest
+
+from shared.health import Health, bind
 
 
 def test_progress_of_one_work_does_not_hide_that_another_is_stuck() -> None:
@@ -34,3 +37,11 @@ def test_a_service_that_failed_for_good_is_not_alive() -> None:
     health = Health()
     health.fail()
     assert not health.is_alive()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_an_accepted_connection_does_not_wait_for_acknowledgements(host):
+    with bind(host, 0) as bound:
+        bound.listen()
+        with socket.create_connection(bound.getsockname()[:2]), bound.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -240,6 +240,11 @@ def _measured(
                 mmv_at_5=averages(space, MMV),
             ),
             chance=_chance(ranked[space], options.seed),
+            p_at_5_of={
+                label: round(float(values[space]["P@5"][classes == at].mean()), 4)
+                for at, label in enumerate(task.head.labels)
+                if (classes == at).any()
+            },
         )
 
     return {space: one(space) for space in ranked}, _interval(estimates["gain"])

@@ -16,6 +16,7 @@ def retrieval_markdown(reports: Sequence[RetrievalReport]) -> str:
     parts = (
         _commands(reports),
         _headline(reports),
+        _classes(reports),
         _protocols(reports),
         _shortcuts(reports),
         _votes(reports),
@@ -68,6 +69,21 @@ def _headline(reports: Sequence[RetrievalReport]) -> list[str]:
         f"Macro P@5 of the task's own space less that of the visual one, on the same queries: {gains}.",
         "",
     ]
+
+
+def _classes(reports: Sequence[RetrievalReport]) -> list[str]:
+    header = ("task", "class", "visual", "task's own")
+    rows = [
+        (
+            report.task,
+            label,
+            f"{visual:.2f}",
+            f"{report.spaces[report.task].headline.p_at_5_of[label]:.2f}",
+        )
+        for report in reports
+        for label, visual in report.spaces[VISUAL].headline.p_at_5_of.items()
+    ]
+    return ["### P@5 of each class", "", "The same queries and gallery.", "", *table(header, rows), ""]
 
 
 def _protocols(reports: Sequence[RetrievalReport]) -> list[str]:

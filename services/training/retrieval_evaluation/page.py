@@ -40,9 +40,10 @@ def retrieval_page(reports: Sequence[RetrievalReport]) -> bytes:
         axes.set_xticks(range(len(DEPTHS)), [f"P@{k}" for k in DEPTHS])
         axes.set(title=report.task, ylim=(0, 1.02))
     panels[0].set_ylabel("share of the query's class")
-    panels[0].legend(loc="lower left", frameon=False, fontsize=8)
+    panels[0].legend(loc="upper left", frameon=False, fontsize=8)
     words = "phantom results" if any(one.phantom for one in reports) else "results on labelled images"
-    figure.suptitle(f"New patients on sources never seen: research use only, {words}", fontsize=10)
+    headlines = dict.fromkeys(one.headline for one in reports)
+    figure.suptitle(f"{'; '.join(headlines)}\nResearch use only, {words}", fontsize=10)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

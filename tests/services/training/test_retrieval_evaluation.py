@@ -221,6 +221,9 @@ def test_the_whole_on_small_images_has_all_protocols_and_is_read_back(report: Re
     own, visual = report.spaces["shapes"], report.spaces[VISUAL]
     assert own.p_at["5"] == own.headline.measures.p_at["5"]
     assert (own.headline.disjoint, own.headline.queries) == ("source", 30)
+    means = own.headline.p_at_5_of
+    assert tuple(means) == LABELS
+    assert own.p_at["5"].macro.value == pytest.approx(np.mean(list(means.values())), abs=2e-4)
     gain = own.p_at["5"].macro.value - visual.p_at["5"].macro.value
     assert report.gain_p_at_5.value == pytest.approx(gain, abs=2e-4)
     assert own.p_at["5"].macro.value > own.headline.chance.p_at
