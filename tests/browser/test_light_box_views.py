@@ -59,7 +59,7 @@ def searched_by_contract(page, box: LightBox) -> list:
     """Searches answered in the new shape by the real service's own hits."""
     asked: list = []
     hits = page.request.post(
-        f"{box.url}/v1/search", data={"study_instance_uid": box.seed.studies[GLIOMA].uid, "limit": 12}
+        f"{box.url}/v1/search", data={"study_instance_uid": box.seed.studies[GLIOMA].uid, "limit": 10}
     ).json()
     hits["vote"]["calibration"] = {"probability": 0.84, "low": 0.71, "high": 0.92, "source": "96 phantom studies"}
     hits["results"] = [{**hit, "region": BOX} for hit in hits["results"][:4]]

@@ -24,6 +24,8 @@ from shared.pixels.frame import Frame
 from shared.vector_index import collection_name, space_collection_name
 from shared.vector_index.memory import MemoryAliases, MemoryIndex
 from shared.vector_index.port import FramePoint, Region
+from shared.vision.retrieval_report import RetrievalReport
+from shared.vision.tasks import BUILT_IN
 from tests.services.query.conftest import SETTINGS, client_of, ready_app
 
 pytestmark = pytest.mark.anyio
@@ -82,6 +84,34 @@ def with_collections(seed: Seed):
         aliases=MemoryAliases(held),
     )
     return app
+
+
+KEPT = RetrievalReport.model_validate_json((BUILT_IN / TASK / "retrieval.json").read_text())
+
+
+def with_report(seed: Seed):
+    """The app with the figures that were measured of the built-in head."""
+    app = ready_app(seed)
+    spaces = {TASK: Space(TASK, "Brain MR", HalfHead(), KEPT)}
+    app.state.parts = build_parts(SETTINGS, archive=seed.archive, index=seed.index, encoder=seed.encoder, spaces=spaces)
+    return app
+
+
+async def test_a_vote_says_what_such_a_vote_was_worth_when_it_was_measured(empty):
+    others = ["glioma-like"] * 5 + ["normal"] * 3 + ["meningioma-like"] * 2
+    for number, label in enumerate(["normal", *others], start=1):
+        empty.study(number, label=label, decision=Decision.FINDING, slices=2)
+    start = {"study_instance_uid": empty.studies[0].uid}
+    async with client_of(with_report(empty)) as client:
+        vote = (await client.post("/v1/search", json={**start, "limit": 10})).json()["vote"]
+        expected = KEPT.spaces["visual"].vote(0.5)
+        assert expected is not None
+        said = vote["calibration"]
+        assert (said["probability"], said["low"], said["high"]) == (expected.right, expected.low, expected.high)
+        assert "phantom" in said["source"]
+        for other in ({"limit": 9}, {"limit": 10, "filters": {"modality": ["MR"]}}, {"limit": 10, "group_by": "frame"}):
+            answer = await client.post("/v1/search", json={**start, **other})
+            assert answer.json()["vote"]["calibration"] is None, other
 
 
 async def pages(client, request, between=lambda: None):
