@@ -7,14 +7,12 @@ import shutil
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
 from light_box_seed import Seed
 
 from services.query.settings import QuerySection, QuerySettings
-from services.training.card.curves import card_curves
 from shared.settings import VisionSettings
-from shared.vision.curves import CURVES_FILE
+from shared.vision.curves import CURVES_FILE, Curves, ReliabilityBin, RocCurve
 from shared.vision.tasks import BUILT_IN
 from tests.services.query.conftest import client_of, ready_app
 
@@ -67,25 +65,15 @@ async def test_what_was_not_measured_is_null_and_the_command_that_makes_it_is_na
 
 
 async def test_curves_are_those_that_training_keeps_and_only_of_this_head(empty: Seed, tasks_dir: Path):
-    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
-    kept = card_curves(card(tasks_dir)["head_id"], probabilities, np.array([0, 0, 1, 1]), ("normal", "glioma-like"))
+    roc = RocCurve(label="normal", auroc=1.0, points=((0.0, 0.0), (0.0, 1.0), (1.0, 1.0)))
+    bins = (ReliabilityBin(confidence=0.9, accuracy=0.75, count=4, low=0.3, high=0.95),)
+    kept = Curves(head_id=card(tasks_dir)["head_id"], roc=(roc,), calibration=bins)
     path = tasks_dir / TASK / CURVES_FILE
     path.write_text(kept.model_dump_json())
     async with asking(empty, tasks_dir) as client:
         said = (await client.get(f"/v1/validation/{TASK}")).json()
-        assert [curve["label"] for curve in said["roc"]] == ["normal", "glioma-like"]
-        assert said["roc"][0] == {
-            "label": "normal",
-            "auroc": 1.0,
-            "points": [[0.0, 0.0], [0.0, 0.5], [0.0, 1.0], [0.5, 1.0], [1.0, 1.0]],
-        }
-        assert [(one["confidence"], one["accuracy"], one["count"]) for one in said["calibration"]] == [
-            (0.6, 0.0, 1),
-            (0.7, 1.0, 1),
-            (0.8, 1.0, 1),
-            (0.9, 1.0, 1),
-        ]
-        assert all(one["low"] <= one["accuracy"] <= one["high"] for one in said["calibration"])
+        assert said["roc"] == [{"label": "normal", "auroc": 1.0, "points": [[0.0, 0.0], [0.0, 1.0], [1.0, 1.0]]}]
+        assert [(one["confidence"], one["accuracy"], one["count"]) for one in said["calibration"]] == [(0.9, 0.75, 4)]
         path.write_text(kept.model_copy(update={"head_id": "other@000000000000"}).model_dump_json())
         assert (await client.get(f"/v1/validation/{TASK}")).json()["roc"] is None
         path.write_text("{}")
