@@ -1,7 +1,9 @@
-"""Which kernels a transformer block runs fastest with on this machine: tried at start, on one block of the model.
+"""Which kernels a transformer block uses on this machine.
 
-Packed layers win on some processors and lose on others; two batched matrix products beat the fused attention where
-bfloat16 has units of its own and the image is small.
+In float32 packed layers win on some processors and lose on others, by rounding alone the same: tried at start, on one
+block of the model. In bfloat16 the results of two ways differ by more than that, and the embedder and the query
+service must not differ: there the rule is fixed, packed layers, and two batched matrix products instead of the fused
+attention where the image is small.
 """
 
 from __future__ import annotations
@@ -29,18 +31,18 @@ _TOKENS_MAX: Final = 640
 def fastest_ways(
     checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device, *, tokens: int, batch_size: int
 ) -> BlockWays:
-    """The fastest kernels for (batch_size, tokens, D) on `device`.
+    """The kernels for (batch_size, tokens, D) on `device`.
 
     A GPU has the fused attention and plain layers. On a CPU each way's turns are timed by CPU time, which others that
-    use the machine do not add to. In float32 the attention is always the fused one, which is exact and as fast.
+    use the machine do not add to; in bfloat16 nothing is timed.
     """
     if device.type != "cpu":
         return PLAIN
-    packings = (False, True) if can_pack(dtype) else (False,)
-    attentions = (False, True) if dtype != torch.float32 and tokens <= _TOKENS_MAX else (False,)
-    ways = [BlockWays(packed, batched) for packed in packings for batched in attentions]
-    if len(ways) == 1:
+    if dtype != torch.float32:
+        return BlockWays(can_pack(dtype), has_batched_attention=tokens <= _TOKENS_MAX)
+    if not can_pack(dtype):
         return PLAIN
+    ways = [PLAIN, BlockWays(has_packed_layers=True)]
     first = {name: tensor.double() for name, tensor in checkpoint.tensors.items() if name.startswith(f"{_FIRST}.")}
     blocks = {way: Block(first, _FIRST, checkpoint.config, dtype, way).eval() for way in ways}
     x = torch.rand((batch_size, tokens, checkpoint.config.hidden_size), generator=torch.Generator().manual_seed(0))

@@ -75,7 +75,7 @@ def test_picking_a_study_shows_prediction_image_map_and_neighbours(page, box: Li
     assert page.url.endswith(f"#/study/{study.uid}")
     assert page.locator(".headline.finding .label").inner_text().startswith("glioma-like")
     assert page.locator(".bars li").count() == 4
-    assert page.locator(".grid [data-rank]").count() == 12
+    assert page.locator(".grid [data-rank]").count() == 10
     assert "similar studies" in page.locator(".vote").inner_text()
     until(page, "document.querySelector('img.frame').naturalWidth > 0")
     until(page, "document.querySelector('img.layer').naturalWidth > 0")
