@@ -66,7 +66,7 @@ class EngineResults(_Kept):
     runs: tuple[EngineRun, ...]
 
 
-def keep(path: Path, results: EngineResults) -> None:
+def keep(path: Path, results: BaseModel) -> None:
     """Write at once: an interrupt leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".part")

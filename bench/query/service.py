@@ -23,8 +23,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from bench.embedder.objects import slices
 from bench.listener import machine
 from bench.query.engine_data import TOP, Frames, frames
+from bench.query.engine_results import keep
 from bench.query.processes import Service, running
-from bench.query.service_results import Concurrent, Ingest, ServiceResults, Upload, keep, markdown
+from bench.query.service_results import Concurrent, Ingest, ServiceResults, Upload, markdown
 from shared.errors import SimilisError
 from shared.settings import QdrantSettings
 from shared.vector_index import collection_name, open_index

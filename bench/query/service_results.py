@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -57,14 +55,6 @@ class ServiceResults(_Kept):
     at_once: Concurrent
     while_storing: Ingest
     upload: Upload
-
-
-def keep(path: Path, results: ServiceResults) -> None:
-    """Write at once: an interrupt leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(results.model_dump_json(indent=1) + "\n")
-    os.replace(unfinished, path)
 
 
 def markdown(results: ServiceResults) -> str:

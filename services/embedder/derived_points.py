@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from services.embedder.encode import EncodedStudy
-from services.embedder.points import foremost, points_of, replace_points
+from services.embedder.points import foremost, holds_revision, points_of, replace_points
 from shared.events import StudyDiagnosed
 from shared.ids import mean_id
 from shared.manifest import StudyManifest
@@ -38,6 +38,11 @@ class DerivedIndexes:
     studies: VectorIndex
     spaces: Mapping[str, VectorIndex] = field(default_factory=dict)
 
+    def hold_revision_only(self, study_instance_uid: str, revision: int) -> bool:
+        """Whether none of the study's derived points is of another revision: a slower worker's may be."""
+        indexes = (self.series, self.studies, *self.spaces.values())
+        return all(holds_revision(index, study_instance_uid, revision, 0) for index in indexes)
+
     def replace(
         self,
         manifest: StudyManifest,
@@ -48,7 +53,9 @@ class DerivedIndexes:
         at_once: int,
         on_progress: Callable[[], None],
     ) -> None:
-        """Make the study's derived points these; `tasks` are those that took it. Safe to repeat.
+        """Make the study's derived points these; `tasks` are those that take it now. Safe to repeat.
+
+        A task has a place in its space only by a diagnosis of the very head that projects: the points carry both.
 
         Raises:
             InvalidVectorError: a vector cannot be stored.
@@ -60,11 +67,11 @@ class DerivedIndexes:
             (self.series, _means(frames, event, lambda point: point.payload.series_instance_uid)),
             (self.studies, _means(frames, event, lambda point: point.payload.study_instance_uid)),
         ]
-        took = {task.name: task for task in tasks}
-        by_task = {judged.task: judged for judged in events}
+        by_head = {judged.head_id: judged for judged in events}
+        taking = {task.name: task for task in tasks if task.head.id in by_head}
         for name, index in self.spaces.items():
-            points = _projected(manifest, encoded, by_task[name], took[name]) if name in took else []
-            found.append((index, points))
+            task = taking.get(name)
+            found.append((index, _projected(manifest, encoded, by_head[task.head.id], task) if task else []))
         for index, points in found:
             replace_points(index, manifest.study_instance_uid, points, at_once=at_once, on_progress=on_progress)
 

@@ -250,7 +250,9 @@ class EmbedStudy:
             revision, expected = newest[0].revision, newest[0].frames_embedded
             if written[0] == revision:
                 expected = written[1]
-            if holds_revision(self.index, study_instance_uid, revision, expected):
+            if holds_revision(self.index, study_instance_uid, revision, expected) and (
+                self.derived is None or self.derived.hold_revision_only(study_instance_uid, revision)
+            ):
                 return
             manifest = self._manifest(newest[0])
             encoded = self._embed(manifest, self._takers(manifest)).encoded

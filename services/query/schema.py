@@ -232,6 +232,7 @@ class Info(BaseModel):
     embedding_dim: PositiveInt
     tasks: tuple[TaskInfo, ...]
     spaces: tuple[SpaceInfo, ...] = Field(description="The visual space, and that of each task whose head has one.")
+    region_search: bool = Field(description="Whether regions of frames are indexed, so that `region` finds something.")
     studies: NonNegativeInt
     frames_indexed: NonNegativeInt | None = Field(description="null while the vector index does not answer.")
     search_limit_max: PositiveInt

@@ -78,6 +78,18 @@ class Collections:
             raise no_such_space()
         return self._there(space_collection_name(found.head.id), found.head.space_dim)
 
+    def has_regions(self) -> bool:
+        """Whether regions of frames are indexed. May block.
+
+        Raises:
+            IndexUnavailableError: the index did not answer in time.
+        """
+        try:
+            self.find(VISUAL, "regions")
+        except Problem:
+            return False
+        return True
+
     def close(self) -> None:
         """Release what was opened, the frames too."""
         for index in (self.frames, *self._opened.values()):

@@ -52,7 +52,7 @@ def describe(page, box: LightBox, *paths: str) -> None:
 
 def with_spaces(page, box: LightBox) -> None:
     info = page.request.get(f"{box.url}/v1/info").json()
-    answer(page, f"{box.url}/v1/info", {**info, "spaces": SPACES})
+    answer(page, f"{box.url}/v1/info", {**info, "spaces": SPACES, "region_search": True})
 
 
 def searched_by_contract(page, box: LightBox) -> list:
@@ -136,6 +136,7 @@ def test_space_and_level_are_chosen_explained_and_linked_and_more_cases_follow(p
 
 
 def test_a_region_is_drawn_by_keys_and_by_mouse_and_searched(page, box: LightBox):
+    with_spaces(page, box)
     asked = searched_by_contract(page, box)
     open_study(page, box, GLIOMA)
     until(page, "document.querySelector('img.frame').naturalWidth > 0")
@@ -156,6 +157,13 @@ def test_a_region_is_drawn_by_keys_and_by_mouse_and_searched(page, box: LightBox
     until(page, "location.hash.includes('region=0.200,0.200,0.400,0.300')")
     until(page, "document.querySelectorAll('.shot .box').length === 4")
     assert abs(asked[-1]["region"]["width"] - 0.4) < 0.01
+
+
+def test_no_region_is_offered_where_none_is_indexed(page, box: LightBox):
+    open_study(page, box, GLIOMA)
+    assert not page.get_by_role("button", name="Region", exact=True).is_visible()
+    page.keyboard.press("r")
+    assert page.locator("#region-words").inner_text() == ""
 
 
 def test_window_and_level_change_by_drag_and_keys_and_are_reset(page, box: LightBox):

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final
+from typing import Final, TypeVar
 
 from fastapi import APIRouter
 
@@ -18,6 +18,7 @@ from shared.vision.retrieval_report import VISUAL
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["about"])
+T = TypeVar("T")
 
 VISUAL_SPACE: Final = schema.SpaceInfo(
     name=VISUAL,
@@ -36,8 +37,9 @@ async def get_info(parts: Ready) -> schema.Info:
         embedding_dim=parts.encoder.dim,
         tasks=parts.tasks,
         spaces=_spaces(parts),
+        region_search=bool(await _asked(parts, parts.collections.has_regions)),
         studies=len(records),
-        frames_indexed=await _frames_indexed(parts),
+        frames_indexed=await _asked(parts, parts.find_similar.index.count),
         search_limit_max=parts.settings.search_limit_max,
         upload_max_bytes=parts.settings.upload_max_bytes,
     )
@@ -79,9 +81,10 @@ def package_version() -> str:
         return "0"
 
 
-async def _frames_indexed(parts: Parts) -> int | None:
+async def _asked(parts: Parts, of_index: Callable[[], T]) -> T | None:
+    """What the index says; None while it does not answer."""
     try:
-        return await parts.readers.run(parts.find_similar.index.count)
+        return await parts.readers.run(of_index)
     except IndexUnavailableError as error:
         log.warning("the index does not answer: %s", error)
         return None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import itertools
 import logging
 import re
@@ -12,7 +10,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query, Response
 from pydantic import PositiveInt
 
-from services.query import metrics
+from services.query import cursors, metrics
 from services.query.label_schema import Label, LabelRequest, StudyLabels, TaskLabels
 from services.query.parts import Parts, Ready
 from services.query.principal import Principal
@@ -153,14 +151,11 @@ def _label(record: LabelRecord) -> Label:
 
 
 def _encode_cursor(record: LabelRecord) -> str:
-    return base64.urlsafe_b64encode(place_of(record).encode("ascii")).decode("ascii")
+    return cursors.encode(place_of(record).encode("ascii"))
 
 
 def _decode_cursor(cursor: str, task: str) -> str:
-    try:
-        place = base64.urlsafe_b64decode(cursor.encode("ascii")).decode("ascii")
-    except (ValueError, binascii.Error):
-        place = ""
+    place = cursors.decode(cursor).decode("ascii", errors="replace")
     if _PLACE.fullmatch(place) is None or place.split("/")[1] != task:
-        raise Problem(422, "invalid-cursor", "The cursor is not one that this service gave out.")
+        raise cursors.invalid_cursor()
     return place

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime
 from typing import Annotated
@@ -11,10 +9,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import PositiveInt
 
-from services.query import schema, views
+from services.query import cursors, schema, views
 from services.query.catalogue import StudyRecord
 from services.query.parts import Ready
-from services.query.problems import Problem
 from services.query.requests import Filters, Value
 from services.query.stack_order import viewing_order
 from services.query.study_facets import VALUES, count_facets
@@ -120,20 +117,15 @@ def _within(day: date | None, first: date | None, last: date | None) -> bool:
 
 
 def _encode_cursor(record: StudyRecord) -> str:
-    text = f"{record.received_at.isoformat()}|{record.study_instance_uid}"
-    return base64.urlsafe_b64encode(text.encode("ascii")).decode("ascii")
+    return cursors.encode(f"{record.received_at.isoformat()}|{record.study_instance_uid}".encode("ascii"))
 
 
 def _decode_cursor(cursor: str) -> tuple[datetime, str]:
     try:
-        moment, uid = base64.urlsafe_b64decode(cursor.encode("ascii")).decode("ascii").split("|")
+        moment, uid = cursors.decode(cursor).decode("ascii").split("|")
         received_at = datetime.fromisoformat(moment)
-    except (ValueError, binascii.Error) as error:
-        raise _invalid_cursor() from error
+    except ValueError as error:
+        raise cursors.invalid_cursor() from error
     if received_at.tzinfo is None:
-        raise _invalid_cursor()
+        raise cursors.invalid_cursor()
     return received_at, uid
-
-
-def _invalid_cursor() -> Problem:
-    return Problem(422, "invalid-cursor", "The cursor is not one that this service gave out.")

@@ -108,7 +108,8 @@ def _protocols(reports: Sequence[RetrievalReport]) -> list[str]:
 
 
 def _shortcuts(reports: Sequence[RetrievalReport]) -> list[str]:
-    header = ("task", "space", "nearest", "same class", "same source", "same class, other source", "other class, same source")  # fmt: skip # noqa: E501
+    shares = ("same class", "same source", "same class, other source", "other class, same source")
+    header = ("task", "space", "nearest", *shares)
     rows = [
         (
             report.task,

@@ -10,6 +10,7 @@ from embedder_studies import STUDY, SeriesSpec, archive_study, made_up_task, sli
 
 from services.embedder.derived_points import DerivedIndexes
 from services.embedder.embed_study import EmbedStudy
+from services.embedder.points import of_study
 from shared.errors import IndexUnavailableError
 from shared.ids import mean_id
 from shared.pixels import PixelLimits
@@ -105,3 +106,43 @@ def test_an_index_that_fails_between_the_collections_leaves_work_for_the_next_de
     embed_all(received)
     assert index.count() == derived.spaces["brain-mr"].count() == 3
     assert derived.studies.count() == 1
+
+
+def test_a_task_that_came_after_the_diagnosis_has_no_place_in_its_space_yet(embed_all, archive, derived, task, encoder):
+    received = archive_study(archive, slices(3))
+    embed_all(received)
+    embed_all.index.delete(of_study(STUDY))
+    later = replace(task, head=replace(task.head, task="later"), definition=replace_name(task.definition, "later"))
+    spaces = {**derived.spaces, "later": MemoryIndex(KEPT)}
+    both = replace(embed_all, tasks=(task, later), derived=replace(derived, spaces=spaces))
+    both._settle(STUDY)  # the archived diagnosis knows one task only
+    assert spaces["brain-mr"].count() == both.index.count() == 3
+    assert spaces["later"].count() == 0
+
+
+def test_vectors_of_another_head_are_not_written_under_an_older_heads_diagnosis(embed_all, archive, derived, task):
+    embed_all(archive_study(archive, slices(3)))
+    embed_all.index.delete(of_study(STUDY))
+    retrained = replace(task, head=replace(task.head, bias=task.head.bias + 1))
+    assert retrained.head.id != task.head.id
+    space = MemoryIndex(KEPT)
+    replace(embed_all, tasks=(retrained,), derived=replace(derived, spaces={"brain-mr": space}))._settle(STUDY)
+    assert space.count() == 0
+
+
+@pytest.mark.parametrize("which", ["series", "studies", "space"])
+def test_an_older_revisions_mean_that_was_written_late_gives_way(embed_all, archive, derived, which):
+    old = archive_study(archive, slices(6))
+    embed_all(old)
+    collection = derived.spaces["brain-mr"] if which == "space" else getattr(derived, which)
+    late = points(collection)
+    newest = archive_study(archive, slices(3), revision=2)
+    embed_all(newest)
+    collection.delete(of_study(STUDY))
+    collection.upsert(late)  # what a slower worker writes between the newer one's derived points and its frames
+    embed_all(newest)
+    assert {point.payload.revision for point in points(collection)} == {2}
+
+
+def replace_name(definition, name):
+    return definition.model_copy(update={"name": name})

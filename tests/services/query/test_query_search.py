@@ -319,3 +319,9 @@ def test_a_cursor_comes_back_as_it_went_and_only_for_its_search(score, names, qu
 def test_no_text_breaks_the_reading_of_a_cursor(text):
     with pytest.raises(Problem):
         decode_search(text, expected=b"12345678", seen_max=20)
+
+
+async def test_info_says_whether_regions_are_indexed(stocked):
+    for app, expected in ((ready_app(stocked), False), (with_collections(stocked), True)):
+        async with client_of(app) as client:
+            assert (await client.get("/v1/info")).json()["region_search"] is expected

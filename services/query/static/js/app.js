@@ -40,7 +40,11 @@ function fresh() {
   return asking.signal;
 }
 
-const facts = async () => { about ??= await api.info(); return about; };
+const facts = async () => {
+  about ??= await api.info();
+  viewer.allowRegions(Boolean(about.region_search));
+  return about;
+};
 
 function home() {
   const signal = fresh();

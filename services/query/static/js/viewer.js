@@ -18,6 +18,8 @@ let opacity = 0.6;
 let parts = null;
 let asked = { onFrame: () => {}, onRegion: () => {}, onClose: () => {} };
 
+let canRegion = false; // only where regions are indexed
+export const allowRegions = (yes) => { canRegion = yes; };
 export const listen = (actions) => { asked = actions; };
 export const queryPane = () => query;
 export const otherPane = () => other;
@@ -114,7 +116,7 @@ function controls(frames) {
   const choice = el("select", { "aria-label": "Which map", onchange: () => { target = choice.value; draw(); } });
   const next = el("button", { type: "button", class: "button", onclick: nextEvidence }, "Evidence");
   const said = el("p", { class: "map-words" });
-  const drawRegion = el("button", { type: "button", class: "button", onclick: toggleRegion, title: "Search by a part of this frame (r)" }, "Region");
+  const drawRegion = el("button", { type: "button", class: "button", hidden: !canRegion, onclick: toggleRegion, title: "Search by a part of this frame (r)" }, "Region");
   const link = el("button", { type: "button", class: "button", "aria-pressed": "true", hidden: true, onclick: toggleLink, title: "Scroll both together (l)" }, "Linked");
   const rows = [];
   if (frames.length > 1) rows.push(el("div", { class: "scrub" }, el("div", { class: "track" }, slider, ticks), place));
@@ -174,7 +176,7 @@ export function toggleLink() {
 }
 
 export function toggleRegion() {
-  if (!query) return;
+  if (!query || !canRegion) return;
   windowing.setDragging(false);
   if (region.isOn()) { region.close(); asked.onRegion(null, true); } else {
     query.mark([]);
