@@ -283,6 +283,14 @@ def test_letterbox_and_dark_even_patches_are_background():
     assert np.flatnonzero(grid.foreground(frame)).tolist() == [3 * 8 + 2]
 
 
+def test_the_noise_around_a_head_is_background_and_a_faint_edge_is_not():
+    pixels = np.abs(np.random.default_rng(0).normal(0.03, 0.02, (64, 64)))
+    pixels[8:16, 16:20] += 0.15
+    frame = grey_frame(pixels)
+    grid = PatchGrid.of(frame, patches=64, size_px=64)
+    assert np.flatnonzero(grid.foreground(frame)).tolist() == [1 * 8 + 2]
+
+
 SIDES = st.integers(1, 300)
 SHARE = st.floats(0, 1)
 
