@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import logging, warnings
 import pydicom
@@ -31,10 +33,33 @@ def test_json_is_one_object_a_line_with_the_traceback_inside() -> None:
     (line,) = log_of("json").splitlines()
     entry = json.loads(line)
     assert (entry["level"], entry["service"], entry["message"]) == ("ERROR", "listener", "it failed")
-    assert "ValueError: boom" in entry["exception"]
+    assert entry["exception"].startswith("ValueError in <string>, line ")
+    assert "boom" not in entry["exception"]
 
 
 def test_values_that_a_library_quotes_in_a_warning_are_not_logged() -> None:
     for log_format in ("text", "json"):
         assert "Secret" not in log_of(log_format)
         assert "it failed" in log_of(log_format)
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_an_error_is_logged_by_kind_and_place_and_never_by_the_text_that_quotes_what_it_choked_on(log_format):
+    code = f"""
+import logging
+from shared.errors import ConfigurationError
+from shared.logs import configure_logging
+configure_logging("probe", log_format={log_format!r}, level="INFO")
+try:
+    try:
+        int("Synthetic^Verysecret")
+    except ValueError as error:
+        raise ConfigurationError("our own words") from error
+except ConfigurationError:
+    logging.getLogger("x").exception("it failed")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert "Verysecret" not in done.stderr
+    assert "ValueError in <string>, line 8" in done.stderr
+    assert "our own words" in done.stderr
+    assert "it failed" in done.stderr
