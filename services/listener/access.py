@@ -7,22 +7,18 @@ read. PS3.8 has no reason code for an address, a reject would need the request t
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import threading
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from pydantic import Field
 
 from services.listener.ports import Reject
+from shared.addresses import Network, is_within, normal_address, parse_network
 from shared.errors import ConfigurationError
 from shared.settings import Section
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 CALLING_AE_TITLE: Final = Reject(1, 1, 3, "calling-ae-title")
 CALLING_AE_ADDRESS: Final = Reject(1, 1, 3, "calling-ae-address")
@@ -35,7 +31,6 @@ PEER_LIMIT: Final = Reject(2, 3, 1, "peer-limit")
 
 _MAX_AE_TITLE: Final = 16
 _CONNECTIONS_PER_ASSOCIATION: Final = 2
-_MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
 # PS3.5 table 6.2-1, AE: the default repertoire without backslash and control characters.
 _AE_PATTERN: Final = re.compile(r"[ -\[\]-~]+")
 
@@ -54,33 +49,6 @@ class AccessSection(Section):
     peers: tuple[str, ...] = Field(
         (), description="IP addresses and networks (10.1.0.0/16, 2001:db8::/32) that may connect. Unset: any."
     )
-
-
-def normal_address(address: str) -> Address | None:
-    """An IP address without a scope id, and as IPv4 where it is an IPv4-mapped one; None if it is no address."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-        return parsed.ipv4_mapped
-    return parsed
-
-
-def parse_network(text: str) -> Network:
-    """A network, or the network of one address; IPv4 where it is an IPv4-mapped one.
-
-    Raises:
-        ConfigurationError: `text` is none, or has bits set beyond its prefix.
-    """
-    try:
-        network = ipaddress.ip_network(text.strip())
-    except ValueError as error:
-        raise ConfigurationError(f"{text!r} is no IP address or network: {error}") from error
-    if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
-        address = network.network_address.ipv4_mapped
-        return ipaddress.IPv4Network((int(address or 0), network.prefixlen - 96))
-    return network
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +78,7 @@ class AccessRules:
         if not self._peers:
             return True
         address = normal_address(peer_address)
-        return address is not None and _is_within(address, self._peers)
+        return address is not None and is_within(address, self._peers)
 
     def check(self, *, calling_ae_title: str, called_ae_title: str, peer_address: str) -> Reject | None:
         """Why an association with these AE titles is rejected; None if it is not.
@@ -132,7 +100,7 @@ class AccessRules:
         if networks:
             # Tied to networks by any entry, a title does not come from elsewhere, whatever the others say.
             address = normal_address(peer_address)
-            if address is None or not _is_within(address, networks):
+            if address is None or not is_within(address, networks):
                 return CALLING_AE_ADDRESS
         return None
 
@@ -236,10 +204,6 @@ def _pattern(title: str) -> re.Pattern[str]:
     if len(stripped.replace("*", "")) > _MAX_AE_TITLE:
         raise ConfigurationError(f"{title!r} is no AE title: it is longer than {_MAX_AE_TITLE} characters")
     return re.compile(re.escape(stripped).replace(r"\*", ".*").replace(r"\?", "."))
-
-
-def _is_within(address: Address, networks: Sequence[Network]) -> bool:
-    return any(address in network for network in networks)
 
 
 def _key(peer_address: str) -> str:

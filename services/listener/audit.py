@@ -1,57 +1,26 @@
-"""The audit log: one JSON object a line, written by a thread of its own.
+"""The listener's audit log: what associations did, and which were refused.
 
-    association's thread ─▶ bounded queue ─▶ writer ─▶ file
-                                 └▶ full
-
-Receiving never waits for it: while the disk fails, records wait in the queue, and what the queue
-does not take is lost, counted, and told of before the next record that is written. What an
-association did is told once, at its end. Like refusals of one peer are told of at once, and then as
-a number: else a stranger could fill the disk.
+What an association did is told once, at its end. Like refusals of one peer are told of at once, and
+then as a number: else a stranger could fill the disk.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import math
 import socket
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Final, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field
 
-from services.listener.audit_file import LineFile
-from services.listener.audit_messages import SERIOUS, SUCCESS, Committed, Message, Messages, Objects, Peer
-from services.listener.audit_repeats import Repeats
-from shared.errors import ConfigurationError
-from shared.settings import Section
-
-log = logging.getLogger(__name__)
-
-_RETRY_S: Final = 1.0
-
-Build = Callable[[], Iterable[Message]]
+from services.listener.audit_messages import Committed, Messages, Objects, Peer, source
+from shared.audit import Recorder, RecorderSection
+from shared.audit.repeats import Tell
 
 
-class AuditSection(Section):
+class AuditSection(RecorderSection):
     """The audit log (PS3.15 A.5)."""
 
-    file: Path | None = Field(
-        None, description="File of JSON lines, 0600, to append to; for logrotate to rotate. Unset: no audit log."
-    )
-    fsync: Literal["each", "interval"] = Field(
-        "interval", description="each: whatever is written is made durable at once; interval: every `fsync_s`."
-    )
-    fsync_s: PositiveFloat = Field(1.0, description="With interval: longest time until a record is durable.")
-    queue_records: PositiveInt = Field(10_000, description="Records that may wait to be written; more are lost.")
-    repeat_s: PositiveFloat = Field(
-        60.0, description="Like refusals of one address within this time are recorded once, and then as a number."
-    )
     accepted: bool = Field(False, description="Also record each association that is accepted.")
 
 
@@ -74,180 +43,34 @@ class AuditLog:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._section = section
-        self._messages = Messages(ae_title=ae_title, source_id=source_id or socket.gethostname())
-        self._on_dropped = on_dropped
-        self._now = now
-        self._monotonic = monotonic
-        self._waiting: deque[Build] = deque()
-        self._condition = threading.Condition()
-        self._is_closed = False
-        self._lost = 0
-        self._thread: threading.Thread | None = None
-        if section.file is None:
-            return
-        try:
-            self._file = LineFile(section.file)
-        except OSError as error:
-            raise ConfigurationError(f"the audit log {section.file} cannot be written: {error.strerror}") from error
-        # These are the writer's alone.
-        self._repeats = Repeats(self._messages, repeat_s=section.repeat_s)
-        self._unwritten: deque[Message] = deque()
-        self._unsynced_s: float | None = None
-        self._is_failing = False
-        # A disk that hangs must not keep the process from ending.
-        self._thread = threading.Thread(target=self._run, name="audit-log", daemon=True)
-        self._thread.start()
-        when = now()
-        self._put(lambda: self._beginning(when))
+        self._accepted = section.accepted
+        own = source(ae_title=ae_title, source_id=source_id or socket.gethostname())
+        self._messages = Messages(own)
+        self._recorder = Recorder(section, own, on_dropped=on_dropped, now=now, monotonic=monotonic)
 
     def association_accepted(self, peer: Peer) -> None:
         """An association has begun. Recorded if the settings say so."""
-        if self._section.accepted:
-            when = self._now()
-            self._put(lambda: [self._messages.accepted(when, peer)])
+        if self._accepted:
+            self._recorder.record(lambda when: [self._messages.accepted(when, peer)])
 
     def association_refused(self, peer: Peer, why: str) -> None:
         """A connection or association was refused, for a reason of a few words' vocabulary."""
-        when = self._now()
-        self._put(lambda: self._repeats.refused(when, peer, why, now_s=self._monotonic()))
+        self._recorder.repeat(
+            (peer.address, why), self._refusal(peer, why), others=(("", why), self._refusal(Peer(""), why))
+        )
 
     def association_ended(self, peer: Peer, objects: Objects) -> None:
         """An association that was accepted has ended; `objects` must not change any more."""
         if objects:
-            when = self._now()
-            self._put(lambda: self._messages.transferred(when, peer, objects))
+            self._recorder.record(lambda when: self._messages.transferred(when, peer, objects))
 
     def commitment_answered(self, peer: Peer, transaction_uid: str, instances: Committed) -> None:
         """A request for storage commitment was answered; `instances` must not change any more."""
-        when = self._now()
-        self._put(lambda: self._messages.committed(when, peer, transaction_uid, instances))
+        self._recorder.record(lambda when: self._messages.committed(when, peer, transaction_uid, instances))
 
     def close(self, *, patience_s: float = 5.0) -> None:
         """Record the end, and wait this long for all to be written and durable; safe to repeat."""
-        if self._thread is None:
-            return
-        with self._condition:
-            self._is_closed = True
-            self._condition.notify()
-        self._thread.join(patience_s)
-        if self._thread.is_alive():
-            log.error("the audit log did not end in time; %d records are not written", len(self._waiting))
+        self._recorder.close(patience_s=patience_s)
 
-    def _put(self, build: Build) -> None:
-        if self._thread is None:
-            return
-        with self._condition:
-            if not self._is_closed and len(self._waiting) < self._section.queue_records:
-                self._waiting.append(build)
-                self._condition.notify()
-                return
-        self._lose(1)
-
-    def _run(self) -> None:
-        is_last = False
-        while not is_last:
-            builds, is_last = self._next()
-            self._unwritten += self._built(builds)
-            self._unwritten += self._repeats.over(self._now(), now_s=math.inf if is_last else self._monotonic())
-            if is_last:
-                self._unwritten += self._end()
-            self._write()
-            self._sync_if_due(at_once=is_last)
-        if self._unwritten:
-            self._lose(len(self._unwritten))
-        self._file.close()
-
-    def _next(self) -> tuple[list[Build], bool]:
-        """Wait for something to do; all that waits, and whether nothing follows."""
-        with self._condition:
-            if self._unwritten:
-                # The disk is given time, and the queue takes what comes meanwhile.
-                self._condition.wait_for(lambda: self._is_closed, _RETRY_S)
-            else:
-                self._condition.wait_for(lambda: self._waiting or self._is_closed, self._idle_s())
-            if self._unwritten and not self._is_closed:
-                return [], False
-            builds = list(self._waiting)
-            self._waiting.clear()
-            return builds, self._is_closed
-
-    def _idle_s(self) -> float | None:
-        """How long there is nothing to do, if nothing comes."""
-        dues_s = [self._repeats.next_s, None if self._unsynced_s is None else self._unsynced_s + self._section.fsync_s]
-        due_s = min((one for one in dues_s if one is not None), default=None)
-        return None if due_s is None else max(0.0, due_s - self._monotonic())
-
-    def _built(self, builds: Iterable[Build]) -> list[Message]:
-        messages: list[Message] = []
-        for build in builds:
-            try:
-                messages += build()
-            except Exception:
-                log.exception("an audit record could not be made")
-                self._lose(1)
-        return messages
-
-    def _beginning(self, when: datetime) -> list[Message]:
-        policy = "at once" if self._section.fsync == "each" else f"every {self._section.fsync_s:g} s"
-        description = f"audit recording started; records are made durable {policy}"
-        return [
-            self._messages.application(when, started=True),
-            self._messages.recording(when, started=True, outcome=SUCCESS, description=description),
-        ]
-
-    def _end(self) -> list[Message]:
-        when = self._now()
-        return [
-            self._messages.application(when, started=False),
-            self._messages.recording(when, started=False, outcome=SUCCESS, description="audit recording stopped"),
-        ]
-
-    def _write(self) -> None:
-        """Write what can be written; the rest stays."""
-        if not self._unwritten:
-            return
-        try:
-            self._file.follow()
-            if lost := self._lost:
-                description = f"{lost} audit records were lost before this one"
-                self._append(
-                    self._messages.recording(self._now(), started=True, outcome=SERIOUS, description=description)
-                )
-                with self._condition:
-                    self._lost -= lost
-            while self._unwritten:
-                self._append(self._unwritten[0])
-                self._unwritten.popleft()
-        except OSError as error:
-            self._failed(error)
-        else:
-            if self._is_failing:
-                self._is_failing = False
-                log.info("the audit log is written again")
-
-    def _append(self, message: Message) -> None:
-        # ASCII alone: no other character ends a line for some reader.
-        self._file.append(json.dumps(message, ensure_ascii=True, separators=(",", ":")).encode("ascii"))
-        if self._unsynced_s is None:
-            self._unsynced_s = self._monotonic()
-
-    def _sync_if_due(self, *, at_once: bool) -> None:
-        if self._unsynced_s is None:
-            return
-        if at_once or self._section.fsync == "each" or self._monotonic() - self._unsynced_s >= self._section.fsync_s:
-            self._unsynced_s = None
-            try:
-                self._file.sync()
-            except OSError as error:
-                self._failed(error)
-
-    def _failed(self, error: OSError) -> None:
-        if not self._is_failing:
-            log.error("the audit log %s cannot be written: %s", self._section.file, error.strerror)
-        self._is_failing = True
-
-    def _lose(self, count: int) -> None:
-        with self._condition:
-            self._lost += count
-        self._on_dropped(count)
+    def _refusal(self, peer: Peer, why: str) -> Tell:
+        return lambda when, repeated: self._messages.refused(when, peer, why, repeated=repeated)

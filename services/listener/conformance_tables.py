@@ -24,6 +24,7 @@ from services.listener import (
 from services.listener import upper_layer as ul
 from services.listener.answers import STATUS, Outcome
 from services.listener.ports import Reject
+from shared.audit.codes import MEANINGS
 
 # PS3.4 table B.2-1 and PS3.7 annex C: what a status is called, and when the listener answers with it.
 _OUTCOMES: Final = MappingProxyType(
@@ -170,7 +171,7 @@ def aborts() -> str:
 
 def audit_codes() -> str:
     """Codes that audit messages use."""
-    rows = ((code, meaning) for code, meaning in audit_messages._MEANINGS.items())
+    rows = ((code, MEANINGS[code]) for code in audit_messages.CODES)
     return table(("code (DCM)", "meaning"), rows)
 
 

@@ -11,10 +11,10 @@ from typing import Final
 from pydicom._uid_dict import UID_dictionary
 from yaml.nodes import Node
 
-from services.listener.access import Network, parse_network
 from services.listener.rules import AnyNetwork, AnyText, Condition
 from services.listener.terms import BODY_PARTS, MODALITIES
 from services.listener.yaml_nodes import Problems, hint, texts_of
+from shared.addresses import Network, parse_network
 from shared.errors import ConfigurationError
 from shared.ids import is_valid_uid
 

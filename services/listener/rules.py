@@ -15,8 +15,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
 
-from services.listener.access import Address, Network, normal_address
 from services.listener.answers import Answer, Outcome
+from shared.addresses import Address, Network, normal_address
 
 NOT_AUTHORIZED: Final = 0x0124
 # PS3.4 table B.2-1 and PS3.7 annex C: failures that a rule may answer with.

@@ -12,10 +12,10 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from services.listener.access import normal_address
 from services.listener.rules import DEFAULT, Action, Decision, Facts
 from services.listener.rules_file import load_rules
 from services.listener.terms import BODY_PARTS, MODALITIES
+from shared.addresses import normal_address
 from shared.errors import ConfigurationError
 from shared.ids import is_valid_uid
 

@@ -19,10 +19,9 @@ from services.listener.access import (
     AccessRules,
     AccessSection,
     OpenAssociations,
-    normal_address,
-    parse_network,
 )
 from services.listener.ports import Reject
+from shared.addresses import normal_address, parse_network
 from shared.errors import ConfigurationError
 
 IPV4 = st.ip_addresses(v=4)

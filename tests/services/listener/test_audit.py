@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 from pydicom.sr._cid_dict import cid_concepts
 from pydicom.sr._concepts_dict import concepts
 
-from services.listener import audit_messages
 from services.listener.answers import Outcome
 from services.listener.audit import AuditLog, AuditSection
-from services.listener.audit_file import LineFile
-from services.listener.audit_messages import Messages, Objects, Peer, clean_ae_title
+from services.listener.audit_messages import Messages, Objects, Peer, clean_ae_title, source
+from shared.audit.codes import MEANINGS
+from shared.audit.line_file import LineFile
 from shared.errors import ConfigurationError
 
 ROOT = Path(__file__).parents[3]
@@ -177,7 +177,7 @@ def test_a_record_tells_of_one_patient_one_study_and_one_outcome(path: Path, ope
 
 @pytest.mark.parametrize("outcome", Outcome)
 def test_every_outcome_of_an_object_is_told(outcome: Outcome) -> None:
-    messages = Messages(ae_title="SIMILIS", source_id="node")
+    messages = Messages(source(ae_title="SIMILIS", source_id="node"))
     [record] = messages.transferred(NOON, PEER, {("1.2", ALICE, CT, outcome): 1})
     assert record["EventIdentification"]["EventOutcomeDescription"] == f"{outcome.value}: 1"
     accepted = record["EventIdentification"]["EventOutcomeIndicator"] == 0
@@ -242,7 +242,7 @@ def test_codes_are_those_of_the_standard() -> None:
         for name in cid_concepts[cid]["DCM"]
         for code, (meaning, _) in concepts["DCM"][name].items()
     }
-    assert {(str(code), meaning) for code, meaning in audit_messages._MEANINGS.items()} <= known
+    assert {(str(code), meaning) for code, meaning in MEANINGS.items()} <= known
     alerts = {code for name in cid_concepts[403]["DCM"] for code in concepts["DCM"][name]}
     assert {"110126", "110133", "110134", "110147"} <= alerts
 
@@ -538,7 +538,7 @@ class HangingFile(LineFile):
 
 def test_a_hanging_disk_holds_nobody_up(path: Path, open_log: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     HangingFile.answers = threading.Event()
-    monkeypatch.setattr("services.listener.audit.LineFile", HangingFile)
+    monkeypatch.setattr("shared.audit.recorder.LineFile", HangingFile)
     dropped: list[int] = []
     log = open_log(queue_records=10, on_dropped=dropped.append)
     time.sleep(0.1)  # the writer hangs with its first record
@@ -560,11 +560,12 @@ def test_a_process_ends_though_the_disk_hangs(path: Path) -> None:
     code = textwrap.dedent("""
         import sys, threading
         from pathlib import Path
-        from services.listener import audit, audit_file
-        class HangingFile(audit_file.LineFile):
+        from services.listener import audit
+        from shared.audit import recorder
+        class HangingFile(recorder.LineFile):
             def append(self, line):
                 threading.Event().wait()
-        audit.LineFile = HangingFile
+        recorder.LineFile = HangingFile
         log = audit.AuditLog(audit.AuditSection(file=Path(sys.argv[1])), ae_title="SIMILIS")
         log.close(patience_s=0.1)
     """)
@@ -607,7 +608,7 @@ def test_records_are_made_durable_by_the_policy(
             super().sync()
             durable.append(len(read(path)))
 
-    monkeypatch.setattr("services.listener.audit.LineFile", WatchedFile)
+    monkeypatch.setattr("shared.audit.recorder.LineFile", WatchedFile)
     log = open_log(fsync=policy, fsync_s=0.3)
     for number in range(1, 6):
         log.association_ended(PEER, {("1.2", ALICE, CT, Outcome.STORED): 1})

@@ -5,7 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from pathlib import Path
+from typing import Final
+
+# Another process's line is one write, which a reader may see a part of.
+SETTLE_S: Final = 0.1
+SETTLE_LOOKS: Final = 20
 
 
 class LineFile:
@@ -14,6 +20,8 @@ class LineFile:
     The file is made if need be, readable by its owner only. Rotation is left to logrotate or its
     like, with any of its ways (create, nocreate, copytruncate) and without a signal: how long audit
     records are kept is not this process's to say, and with several of them none could rename safely.
+
+    The constructor and `follow` take at least `SETTLE_S` where the file ends within a line.
 
     Raises:
         OSError: from the constructor and every method, as the file system has it.
@@ -71,10 +79,24 @@ def _open(path: Path) -> tuple[int, bool]:
 
 
 def _is_torn(descriptor: int, path: Path) -> bool:
+    """Whether the file ends within a line that nobody is writing any more."""
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return status.st_size > 0 and os.pread(descriptor, 1, status.st_size - 1) != b"\n"
+    size = status.st_size
+    for _ in range(SETTLE_LOOKS):
+        if _ends_with_a_line(descriptor, size):
+            return False
+        time.sleep(SETTLE_S)
+        before, size = size, os.fstat(descriptor).st_size
+        if size == before:
+            return not _ends_with_a_line(descriptor, size)
+    # Always caught within a line: an empty line more costs less than a record that another one's rest spoils.
+    return True
+
+
+def _ends_with_a_line(descriptor: int, size: int) -> bool:
+    return size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"
 
 
 def _sync_folder(folder: Path) -> None:
