@@ -1,10 +1,10 @@
-"""How far a map can be trusted: its faithfulness, and its range beside those of networks with random weights."""
+"""How far a map can be trusted: its faithfulness, beside chance and beside maps of networks with random weights."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from torch import Tensor
 
@@ -13,7 +13,7 @@ from shared import events
 from shared.pixels.frame import Frame
 from shared.saliency.faithfulness import Faithfulness, FaithfulnessParameters, measure_faithfulness
 from shared.saliency.heads import Scorer
-from shared.saliency.reliability import Verdict, judge_range, map_range
+from shared.saliency.reliability import Verdict, judge_map, map_range
 from shared.vision.heads import LinearHead
 from shared.vision.tasks import Task
 
@@ -42,9 +42,10 @@ class MeasuredTrust:
 
     def __call__(self, request: FrameRequest, made: FrameExplanation, task: Task) -> Trust:
         """See `ports.TrustMeasure`."""
-        found = self._reliability(made, task)
         measured = None if self.faithfulness is None else self._faithfulness(request, made, self.faithfulness)
-        facts = {"range": found.range, "range_limit": found.limit}
+        spans = map_range(made.values, int(made.scale), made.letterbox)
+        found = self._reliability(made, measured, spans, task)
+        facts = {"lead": found.lead, "lead_limit": found.limit, "range": spans, "range_least": found.flat}
         return Trust(
             reliability=found.reliability,
             reason=found.reason,
@@ -52,14 +53,15 @@ class MeasuredTrust:
             faithfulness=None if measured is None else _in_event(measured),
         )
 
-    def _reliability(self, made: FrameExplanation, task: Task) -> Verdict:
-        found = map_range(made.values, int(made.scale), made.letterbox)
-        return judge_range(
-            found,
+    def _reliability(self, made: FrameExplanation, measured: Faithfulness | None, spans: float, task: Task) -> Verdict:
+        return judge_map(
+            None if measured is None else measured.lead,
+            spans,
             task.explain_reference,
             head_id=task.head.id,
             method=made.method,
             parameters=made.parameters,
+            faithfulness={} if measured is None else asdict(measured.parameters),
         )
 
     def _faithfulness(

@@ -69,6 +69,11 @@ class Faithfulness:
         """Whether both figures are on the good side of the random orders'."""
         return self.insertion > self.insertion_by_chance and self.deletion < self.deletion_by_chance
 
+    @property
+    def lead(self) -> float:
+        """Over chance, -2 to 2: by how much insertion is above that of random orders, plus deletion below theirs."""
+        return self.insertion - self.insertion_by_chance + self.deletion_by_chance - self.deletion
+
     def facts(self) -> dict[str, Any]:
         """Ready for JSON."""
         names = ("insertion", "deletion", "insertion_by_chance", "deletion_by_chance")

@@ -1,12 +1,12 @@
-"""Is a map's range clearly above what a network with random weights draws? Needs no torch.
+"""Does a map lead over chance by more than the maps of networks with random weights do? Needs no torch.
 
 The order of a ViT-CX map's pixels says little of that: random weights give maps that correlate .85 to .93 with the
-trained network's, since masks follow the image. The range between its lowest and highest value does tell something:
-how far the probability hangs on what is shown. So a version of a task may keep the ranges of maps that random networks
-of the same build draw, in `explain-reference.json` beside its head, and a map whose range is not clearly above them
-is "not reliable" (after Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018).
+trained network's, since masks follow the image. What networks with random weights cannot do is lose their answer with
+what the map marks, and win it back with that, sooner than with places drawn at random. So a version of a task may keep
+by how much their maps lead over chance, in `explain-reference.json` beside its head, and a map that does not lead by
+clearly more is "not reliable" (after Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018).
 
-The check is coarse: docs/explanations.md has how far the ranges of trained and of random networks overlap.
+docs/explanations.md has what else was tried, and how often right maps are flagged and random ones are not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.events import Reliability
-from shared.vision.explain_reference import FACTOR, ExplainReference
+from shared.vision.explain_reference import LEAST_MAPS, ExplainReference
 from shared.vision.transform import Letterbox
 
 
@@ -30,14 +30,16 @@ class Verdict:
     Attributes:
         reliability: `CHECKED` says that this one check was passed, not that the map is right.
         reason: In plain words.
-        range: Of the map, see `map_range`.
-        limit: What it was compared with; None if unknown.
+        lead: Of the map, see `Faithfulness.lead`; None if it was not measured.
+        limit: What it must exceed; None if unknown.
+        flat: What the map's range must reach; None if unknown.
     """
 
     reliability: Reliability
     reason: str
-    range: float
+    lead: float | None
     limit: float | None
+    flat: float | None = None
 
     @property
     def is_flagged(self) -> bool:
@@ -59,50 +61,71 @@ def map_range(values: NDArray[np.float32], mask_count: int = 1, content: Letterb
     return float(np.ptp(reached)) * mask_count if reached.size else 0.0
 
 
-def judge_range(
-    found: float,
+def judge_map(
+    lead: float | None,
+    range_: float,
     reference: ExplainReference | None,
     *,
     head_id: str,
     method: str,
     parameters: Mapping[str, Any],
+    faithfulness: Mapping[str, Any],
 ) -> Verdict:
-    """Compare a map's range with the task version's reference.
+    """Compare a map's lead over chance, and its range, with the task version's reference.
 
     Args:
-        found: See `map_range`.
-        reference: Of the task version; None if it has none.
+        lead: See `Faithfulness.lead`; None: it was not measured.
+        range_: See `map_range`.
+        reference: Of the task version; None if it has none that can be read.
         head_id: Of the explained head.
         method: Of the map.
         parameters: Of the map; only those that the reference names are compared.
+        faithfulness: How the lead was measured, likewise.
     """
     if reference is None:
-        return Verdict(Reliability.UNKNOWN, "this version of the task has no random-weight reference", found, None)
-    if problem := _mismatch(reference, head_id, method, parameters):
-        return Verdict(Reliability.UNKNOWN, f"the random-weight reference does not fit: {problem}", found, None)
-    limit = reference.limit
+        return _unknown("this version of the task has no random-weight reference of today's format", lead)
+    if lead is None:
+        return _unknown("insertion and deletion were not measured", lead)
+    if problem := _mismatch(reference, head_id, method, parameters, faithfulness):
+        return _unknown(f"the random-weight reference does not fit: {problem}", lead)
+    limit, flat = reference.limit, reference.flat
+    if limit is None or flat is None:
+        return _unknown(f"the reference has {reference.n} maps, and {LEAST_MAPS} are the fewest that tell", lead)
     beside = (
-        f"the map spans {found:.3f} in probability; of {reference.n} networks with random weights, 95 % span at most "
-        f"{limit / FACTOR:.3f}"
+        f"the map leads chance by {lead:.2f}; of {reference.n} networks with random weights, "
+        f"{reference.reached_by(lead)} lead by as much"
     )
-    if found > limit:
-        return Verdict(Reliability.CHECKED, f"{beside}. That is passed; it does not prove the map right", found, limit)
-    return Verdict(
-        Reliability.NOT_RELIABLE,
-        f"{beside}, and {FACTOR:g} times that is asked for: what it marks may mean nothing",
-        found,
-        limit,
-    )
+    if lead <= limit:
+        told = f"{beside}, and more than {limit:.2f} is asked for: what it marks may mean nothing"
+        return Verdict(Reliability.NOT_RELIABLE, told, lead, limit, flat)
+    if range_ < flat:
+        told = (
+            f"{beside}, but it spans {range_:.4f} in probability, less than {flat:.4f}, which nearly all of theirs do"
+        )
+        return Verdict(Reliability.NOT_RELIABLE, f"{told}: it is flat", lead, limit, flat)
+    told = f"{beside}. That is passed; it does not prove the map right"
+    return Verdict(Reliability.CHECKED, told, lead, limit, flat)
 
 
-def _mismatch(reference: ExplainReference, head_id: str, method: str, parameters: Mapping[str, Any]) -> str | None:
+def _unknown(reason: str, lead: float | None) -> Verdict:
+    return Verdict(Reliability.UNKNOWN, reason, lead, None)
+
+
+def _mismatch(
+    reference: ExplainReference,
+    head_id: str,
+    method: str,
+    parameters: Mapping[str, Any],
+    faithfulness: Mapping[str, Any],
+) -> str | None:
     if reference.head_id != head_id:
         return f"it is of the head {reference.head_id}"
     if reference.method != method:
         return f"it is of {reference.method} maps"
-    for name, value in reference.parameters.items():
-        if _plain(parameters.get(name)) != _plain(value):
-            return f"it was made with {name} {value}"
+    for kept, own in ((reference.parameters, parameters), (reference.faithfulness, faithfulness)):
+        for name, value in kept.items():
+            if _plain(own.get(name)) != _plain(value):
+                return f"it was made with {name} {value}"
     return None
 
 

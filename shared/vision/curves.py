@@ -1,6 +1,7 @@
 """Curves of a head, kept beside its model card as `curves.json`: ROC, and how often a stated confidence is right.
 
-Written by `similis train` from the same test studies as the card's first evaluation. Research use only.
+Written by `similis train` from the same test studies as the card's first evaluation, and by `similis evaluate TASK
+--out OUT` from the first set that it measured. Research use only.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Curves(_Frozen):
     format: Literal["similis-curves-1"] = "similis-curves-1"
     notice: Literal["research use only"] = "research use only"
     head_id: str
+    source: str | None = Field(None, description="The set of cases; None: that of the card's first evaluation.")
     roc: tuple[RocCurve, ...]
     calibration: tuple[ReliabilityBin, ...]
 

@@ -14,6 +14,7 @@ from services.training.evaluation.report import EvaluationReport, RiskPoint, Set
 from services.training.measures.bootstrap import Estimate, exact_share
 from services.training.measures.metrics import Metrics
 from shared.errors import ConfigurationError
+from shared.vision.curves import Curves
 
 SHARE = Estimate(value=0.8, low=0.7, high=0.9)
 
@@ -49,7 +50,8 @@ def report(task: str, ece: float = 0.05) -> EvaluationReport:
 
 
 def measured(task: str, ece: float = 0.05) -> Evaluated:
-    return Evaluated(report(task, ece), f"picture of {task}".encode())
+    curves = Curves(head_id=f"head of {task}", roc=(), calibration=())
+    return Evaluated(report(task, ece), f"picture of {task}".encode(), curves)
 
 
 @pytest.fixture

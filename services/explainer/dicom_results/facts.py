@@ -36,7 +36,7 @@ class ExplainedFrame:
         frame_number: The explained frame, from 1.
         rank: Its place among the explained frames of the diagnosis, from 1.
         software_version: Of Similis.
-        reliability: Whether the map's range is above that of random weights.
+        reliability: Whether the map leads chance by more than those of random weights.
         reliability_reason: Why, in plain words.
         faithfulness: None if it was not measured.
         parameters: What else is known of how the map was made, outcomes too, by name: for the report, in no UID.

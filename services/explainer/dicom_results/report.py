@@ -54,7 +54,7 @@ _PROCEDURES: Final = {
 }
 
 _VERDICTS: Final = {
-    Reliability.CHECKED: "its range was checked, no more",
+    Reliability.CHECKED: "it passed the check against random weights, no more",
     Reliability.NOT_RELIABLE: "NOT RELIABLE, do not read this map",
     Reliability.UNKNOWN: "UNKNOWN, do not rely on this map",
 }

@@ -1,7 +1,7 @@
 """All results of one explained frame: which kinds there are for this source and this map.
 
 source, map, letterbox, overlay, facts ─▶ map on source pixels ─┬▶ Parametric Map   where the source has geometry
-                                                                ├▶ SEG               where the map's range was checked
+                                                                ├▶ SEG               where the map was checked
                                                                 ├▶ Secondary Capture always
                                                                 └▶ SR, which refers to all of them
 """

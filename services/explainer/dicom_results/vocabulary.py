@@ -28,7 +28,7 @@ SALIENCY: Final = Code("SALIENCY", SCHEME, "Saliency, signed, not normalised")
 SALIENT_REGION: Final = Code("SALIENT-REGION", SCHEME, "Region that weighed most for a class")
 RELIABILITY: Final = Code("RELIABILITY", SCHEME, "Reliability of the saliency map")
 VERDICTS: Final = {
-    Reliability.CHECKED: Code("RANGE-CHECKED", SCHEME, "Range clearly above that of random weights"),
+    Reliability.CHECKED: Code("CHECKED", SCHEME, "Leads chance by more than maps of random weights"),
     Reliability.NOT_RELIABLE: Code("NOT-RELIABLE", SCHEME, "Not reliable"),
     Reliability.UNKNOWN: Code("UNKNOWN", SCHEME, "Not known"),
 }
@@ -70,7 +70,7 @@ def finding_code(facts: ExplainedFrame) -> Code:
 
 
 def flagged_notice(facts: ExplainedFrame) -> str:
-    """Research use, and unless its range was checked, that the map may not be relied upon."""
+    """Research use, and unless the map was checked, that the map may not be relied upon."""
     return " - ".join(filter(None, (NOTICE, _FLAGS[facts.reliability])))
 
 

@@ -14,7 +14,9 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
-def card_curves(head_id: str, probabilities: Floats, classes: Ints, labels: tuple[str, ...]) -> Curves:
+def card_curves(
+    head_id: str, probabilities: Floats, classes: Ints, labels: tuple[str, ...], *, source: str | None = None
+) -> Curves:
     """The curves of one set of cases.
 
     Args:
@@ -22,9 +24,11 @@ def card_curves(head_id: str, probabilities: Floats, classes: Ints, labels: tupl
         probabilities: (N, C) calibrated.
         classes: (N,) true classes.
         labels: C names.
+        source: What the set is called; None: as in the card.
     """
     return Curves(
         head_id=head_id,
+        source=source,
         roc=tuple(_roc(label, probabilities[:, index], classes == index) for index, label in enumerate(labels)),
         calibration=_calibration(probabilities, classes),
     )

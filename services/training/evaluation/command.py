@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 def evaluate_command(
     task: Annotated[str, typer.Argument(help="The task's name, such as brain-mr.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder for report.json, report.md and figures.png; unset: printed only.")
+        Path | None,
+        typer.Option(
+            help="Folder for report.json, report.md, figures.png and curves.json (beside the model card the validation "
+            "view shows it); unset: printed only."
+        ),
     ] = None,
     from_folder: Annotated[
         Path | None, typer.Option("--from", help="Labelled folder, its test split; unset: fresh phantoms.")

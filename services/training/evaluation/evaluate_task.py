@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from services.training.card.curves import card_curves
 from services.training.dataset.cases import Case
 from services.training.evaluation.comparison import compare, compare_trivial
 from services.training.evaluation.judged import Judged, judge_cases
@@ -25,6 +26,7 @@ from services.training.measures.bootstrap import BOOTSTRAPS, Estimate, exact_sha
 from services.training.measures.scores import risk_coverage
 from shared.errors import WeightsError
 from shared.pixels import Frame, PixelLimits, read_frames, read_image
+from shared.vision.curves import CURVES_FILE, Curves
 from shared.vision.tasks import Task
 
 NOTICE: Final = "Research use only. No diagnostic device; on phantoms, these are phantom results."
@@ -66,17 +68,19 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """A report and its page of pictures, PNG bytes."""
+    """A report, its page of pictures, PNG bytes, and the curves of the first set."""
 
     report: EvaluationReport
     page: bytes
+    curves: Curves
 
     def write(self, folder: Path, markdown: str) -> None:
-        """`report.json`, `report.md` and `figures.png` in `folder`."""
+        """`report.json`, `report.md`, `figures.png` and `curves.json` in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "report.json").write_text(self.report.model_dump_json(indent=1) + "\n", encoding="utf-8")
         (folder / "report.md").write_text(markdown, encoding="utf-8")
         (folder / "figures.png").write_bytes(self.page)
+        (folder / CURVES_FILE).write_text(self.curves.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def evaluate_task(
@@ -155,7 +159,8 @@ def evaluate_task(
         ood_limit=limit,
         strange={figures.kind: figures.distance for figures in strange},
     )
-    return Evaluated(report, page)
+    curves = card_curves(head.id, first.probabilities, first.classes, head.labels, source=first_title)
+    return Evaluated(report, page, curves)
 
 
 def _compared(

@@ -70,7 +70,9 @@ def explain_command(
     ] = "mean",
     reference_maps: Annotated[
         int,
-        typer.Option(help="Instead: keep the ranges of so many random-weight networks' maps beside the head; try 20."),
+        typer.Option(
+            help="Instead: keep the figures of so many random-weight networks' maps beside the head; 19 or more."
+        ),
     ] = 0,
     from_folder: Annotated[
         Path | None, typer.Option("--from", help="With --reference-maps: labelled images; unset: phantoms.")
@@ -162,7 +164,7 @@ def keep_reference(request: ExplainRequest, console: Console) -> None:
     from shared.saliency.fills import FILLS
     from shared.saliency.vit_cx import Parameters
     from shared.vision.backbone import load_backbone
-    from shared.vision.explain_reference import REFERENCE_FILE, write_reference
+    from shared.vision.explain_reference import LEAST_MAPS, REFERENCE_FILE, write_reference
 
     settings, options = TrainSettings(), request.options()
     measured = measured_task(settings.tasks_dir(request.tasks_dir), request.task, request.version)
@@ -176,6 +178,7 @@ def keep_reference(request: ExplainRequest, console: Console) -> None:
             images=images,
             seed=request.seed,
             parameters=Parameters(delta=options.deltas[0], fill=FILLS[options.fill]),
+            faithfulness=options.faithfulness,
             limits=PixelLimits.of(settings.vision),
             progress=advance,
         )
@@ -184,8 +187,13 @@ def keep_reference(request: ExplainRequest, console: Console) -> None:
         write_reference(path, reference)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error}") from error
+    asked = (
+        f"{LEAST_MAPS} are the fewest that tell: maps are marked unknown."
+        if reference.limit is None
+        else f"a map must lead chance by more than {reference.limit:.3f}."
+    )
     console.print(
-        f"{reference.n} maps of random-weight networks: a map must span more than {reference.limit:.3f} in probability."
+        f"{reference.n} maps of random-weight networks: {asked}"
         f"\nKept in {path}; services read it at their next start. Research use only.",
         highlight=False,
         soft_wrap=True,

@@ -1,7 +1,7 @@
 """Overlays of up to ten frames on one page, each with the lesion's outline: for a person to look at.
 
-Colours begin, transparent, at the frame's mean, as in the explainer's overlays. A map that is not reliable is not
-stretched to full colour: its scale is at least the range that it should have exceeded.
+Colours begin, transparent, at the frame's mean, as in the explainer's overlays. The colours of a map that is not
+reliable end half-way.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from shared.vision.transform import letterboxed
 
 COLOUR_MAP: Final = "plasma"  # even in lightness, so it reads with colour-vision deficiency too
 LEAST_SPAN: Final = 0.05  # of the colours, as a probability
+FLAGGED_STRETCH: Final = 2.0
 _COLUMNS: Final = 5
 _OPACITY: Final = 0.7
 _DOTS_PER_INCH: Final = 80
@@ -56,13 +57,14 @@ def _draw(axes: Any, frame: MeasuredFrame, method: str, judged: Verdict) -> None
     at = np.s_[box.top : box.top + box.height, box.left : box.left + box.width]
     shown = letterboxed(frame.lesion.frame, frame.lesion.mask.shape[0])[at]
     influence = measured.made.values[at] * np.float32(measured.made.mask_count)
-    span = max(float(influence.max() - influence.mean()), LEAST_SPAN, judged.limit or 0.0 if judged.is_flagged else 0.0)
+    rise = float(influence.max() - influence.mean())
+    span = max(rise * (FLAGGED_STRETCH if judged.is_flagged else 1.0), LEAST_SPAN)
     strength = np.clip((influence - influence.mean()) / span, 0, 1)
     axes.imshow(shown, cmap="gray", vmin=0, vmax=1)
     axes.imshow(strength, cmap=COLOUR_MAP, vmin=0, vmax=1, alpha=_OPACITY * strength**2)
     axes.contour(frame.lesion.mask[at], levels=[0.5], colors="#56b4e9", linewidths=0.9)
     game = measured.faithfulness
-    told = "NOT RELIABLE" if judged.is_flagged else f"range {judged.range:.2f}"
+    told = "NOT RELIABLE" if judged.is_flagged else f"range {measured.range:.2f}"
     told += ", not compared" if judged.limit is None else ""
     axes.set_title(
         f"{frame.lesion.label}, p {frame.probability:.2f}; {told}\n"

@@ -26,7 +26,7 @@ from services.training.explain_evaluation.report import (
     Better,
     ExplainReport,
     MethodFigures,
-    RangeFigures,
+    ReferenceFigures,
 )
 from services.training.features.case_features import Progress
 from services.training.measures.bootstrap import BOOTSTRAPS, Estimate, bootstrap, exact_share
@@ -39,10 +39,10 @@ from shared.saliency.fills import FILLS, FillName
 from shared.saliency.forwards import encoder_forward
 from shared.saliency.heads import TorchHead
 from shared.saliency.modes import ModeName, mode_of
-from shared.saliency.reliability import Verdict, judge_range
+from shared.saliency.reliability import Verdict, judge_map
 from shared.saliency.vit_cx import METHOD, Parameters
 from shared.vision.backbone import Backbone
-from shared.vision.explain_reference import FACTOR
+from shared.vision.explain_reference import PASSING_SHARE
 from shared.vision.tasks import Task
 
 ON_SHEET = 10
@@ -135,7 +135,7 @@ def evaluate_maps(
         raise DatasetError(f"the head judges none of {left_out} frames right: there is no decision to explain")
     names = [method.name for method in methods]
     estimates = _estimates(frames, names, options)
-    judged = _judged(frames, names[0], task, Parameters(delta=options.deltas[0], fill=fill))
+    judged = _judged(frames, names[0], task, Parameters(delta=options.deltas[0], fill=fill), options.faithfulness)
     report = ExplainReport(
         task=task.name,
         title=task.definition.title,
@@ -160,7 +160,7 @@ def evaluate_maps(
             for name in names
         ),
         better=_better(estimates, names),
-        ranges=_range_figures(frames, names[0], judged, task),
+        beside_random=_reference_figures(frames, names[0], judged, task),
         # As JSON gives it back: lists, not tuples.
         faithfulness=json.loads(json.dumps(asdict(options.faithfulness))),
         seed=options.seed,
@@ -220,26 +220,33 @@ def _better(estimates: Mapping[tuple[str, str], Estimate | None], names: Sequenc
     return tuple(found)
 
 
-def _judged(frames: Sequence[MeasuredFrame], name: str, task: Task, parameters: Parameters) -> list[Verdict]:
+def _judged(
+    frames: Sequence[MeasuredFrame], name: str, task: Task, parameters: Parameters, measured_by: FaithfulnessParameters
+) -> list[Verdict]:
     return [
-        judge_range(
+        judge_map(
+            frame.maps[name].faithfulness.lead,
             frame.maps[name].range,
             task.explain_reference,
             head_id=task.head.id,
             method=METHOD,
             parameters=asdict(parameters),
+            faithfulness=asdict(measured_by),
         )
         for frame in frames
     ]
 
 
-def _range_figures(frames: Sequence[MeasuredFrame], name: str, judged: Sequence[Verdict], task: Task) -> RangeFigures:
+def _reference_figures(
+    frames: Sequence[MeasuredFrame], name: str, judged: Sequence[Verdict], task: Task
+) -> ReferenceFigures:
     kept = task.explain_reference
-    return RangeFigures(
+    return ReferenceFigures(
+        leads=tuple(sorted(round(frame.maps[name].faithfulness.lead, 4) for frame in frames)),
         ranges=tuple(sorted(round(frame.maps[name].range, 4) for frame in frames)),
         limit=None if judged[0].limit is None else round(judged[0].limit, 4),
         statuses=dict(Counter(one.reliability.value for one in judged)),
         reference=judged[0].reason
         if kept is None or judged[0].reliability is Reliability.UNKNOWN
-        else f"{FACTOR:g} times the 95th percentile of {kept.n} maps of networks with random weights ({kept.weights})",
+        else f"as at most {PASSING_SHARE:.0%} of random networks' maps do, by {kept.n} of them ({kept.weights})",
     )

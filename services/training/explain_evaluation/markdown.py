@@ -47,8 +47,8 @@ def explain_markdown(report: ExplainReport, *, figure: str | None = None) -> str
         f"{report.ends['p_blurred']:.3f} blurred, {report.ends['p_filled']:.3f} filled.",
         f"## Where {first} is not the best",
         _better(report, first),
-        "## Range beside random weights",
-        _ranges(report),
+        "## Beside random weights",
+        _beside_random(report),
         f"Made by `{report.command}`.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -74,17 +74,18 @@ def _better(report: ExplainReport, first: str) -> str:
     )
 
 
-def _ranges(report: ExplainReport) -> str:
-    ranges = report.ranges
-    middle = ranges.ranges[len(ranges.ranges) // 2]
+def _beside_random(report: ExplainReport) -> str:
+    found = report.beside_random
+    leads, ranges = found.leads, found.ranges
     told = (
-        f"The maps of {report.methods[0].method} span {ranges.ranges[0]:.3f} to {ranges.ranges[-1]:.3f} in "
-        f"probability, {middle:.3f} in the middle. "
+        f"The maps of {report.methods[0].method} lead chance by {leads[0]:.2f} to {leads[-1]:.2f}, "
+        f"{leads[len(leads) // 2]:.2f} in the middle (insertion above that of random orders plus deletion below "
+        f"theirs), and span {ranges[0]:.3f} to {ranges[-1]:.3f} in probability. "
     )
-    if ranges.limit is None:
-        return told + f"Whether that is more than random weights give is unknown: {ranges.reference}."
-    counts = ", ".join(f"{count} {status.replace('-', ' ')}" for status, count in sorted(ranges.statuses.items()))
-    return told + f"A map must exceed {ranges.limit:.3f}, {ranges.reference}: {counts}."
+    if found.limit is None:
+        return told + f"Whether that is more than random weights give is unknown: {found.reference}."
+    counts = ", ".join(f"{count} {status.replace('-', ' ')}" for status, count in sorted(found.statuses.items()))
+    return told + f"A map must lead by more than {found.limit:.3f}, {found.reference}: {counts}."
 
 
 def _title(figure: str) -> str:

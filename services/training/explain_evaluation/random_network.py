@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
 import torch
 
 from shared.vision.backbone import Backbone
+from shared.vision.batch_encoder import BatchEncoder
+from shared.vision.block_ways import fastest_ways
+from shared.vision.checkpoint import read_checkpoint
+from shared.vision.fast_forward import PLAIN, FastForward
 from shared.vision.heads import LinearHead
 
 WEIGHTS: Final = (
@@ -24,7 +30,8 @@ def random_network(backbone: Backbone, head: LinearHead, seed: int) -> tuple[Bac
     Its ranges hang on how large the head's weights are drawn, so the library's convention is taken, not one of ours.
     On the brain phantom the trained head on a random backbone spans 1e-4, sure of one class whatever it is shown, and
     a random head as steep as the trained one spans more than that: neither would tell anything.
-    The fast forward stays the trained backbone's: use `explained` alone.
+    Its fast forward has the trained backbone's precision. Patch tokens, which a random head does not read, are left
+    out.
     """
     build: Any = type(backbone.model)
     config = backbone.model.config
@@ -46,7 +53,27 @@ def random_network(backbone: Backbone, head: LinearHead, seed: int) -> tuple[Bac
         temperature=1.0,
         backbone_id=f"random-{seed}",
     )
-    return replace(backbone, id=f"random-{seed}", load_model=lambda: model), made
+    network = replace(
+        backbone,
+        id=f"random-{seed}",
+        load_model=lambda: model,
+        encoder=_fast_forward(model, backbone),
+        keeps_patches=False,
+    )
+    return network, made
+
+
+def _fast_forward(model: Any, backbone: Backbone) -> BatchEncoder:
+    with TemporaryDirectory() as folder:  # in the layout of files: the library's names in memory are other ones
+        model.save_pretrained(folder)
+        checkpoint = read_checkpoint(Path(folder))
+    size, batch, device = backbone.input_size_px, backbone.batch_size, backbone.device
+    ways, dtype = PLAIN, torch.float32  # float32 would time them anew for each network
+    if backbone.precision == "bf16":
+        dtype, tokens = torch.bfloat16, (size // backbone.patch_px) ** 2 + backbone.prefix_tokens
+        ways = fastest_ways(checkpoint, dtype, device, tokens=tokens, batch_size=batch)
+    forward = FastForward(checkpoint, size, dtype=dtype, device=device, ways=ways)
+    return BatchEncoder(forward, size_px=size, batch_size=batch, device=device, one_shape=True)
 
 
 def build_in_words(backbone: Backbone) -> str:

@@ -46,16 +46,18 @@ class Better(ReportModel):
     is_clear: bool
 
 
-class RangeFigures(ReportModel):
-    """The ranges of ViT-CX's maps beside the random-weight reference.
+class ReferenceFigures(ReportModel):
+    """ViT-CX's maps beside the random-weight reference.
 
     Attributes:
+        leads: Over chance, of each frame's map, ascending.
         ranges: Of each frame's map, ascending, in probability.
-        limit: What a range must exceed; null: the version has no reference that fits.
+        limit: What a lead must exceed; null: the version has no reference that fits.
         statuses: How many maps, by the values of `shared.events.Reliability`.
         reference: What they were compared with, in words.
     """
 
+    leads: tuple[float, ...]
     ranges: tuple[float, ...]
     limit: float | None
     statuses: dict[str, int]
@@ -91,7 +93,7 @@ class ExplainReport(ReportModel):
     ends: dict[str, float]
     methods: tuple[MethodFigures, ...]
     better: tuple[Better, ...]
-    ranges: RangeFigures
+    beside_random: ReferenceFigures
     faithfulness: dict[str, Any]
     seed: int
     bootstraps: int

@@ -24,6 +24,7 @@ from services.training.features.case_features import CaseEncoder
 from services.training.train_task import TrainOptions, train_task
 from shared.errors import OversizedPixelsError, WeightsError
 from shared.pixels import Frame, PixelLimits
+from shared.vision.curves import Curves
 from shared.vision.tasks import Task
 
 
@@ -116,6 +117,11 @@ def test_the_same_seed_gives_the_same_files(evaluated: Evaluated, task: Task, tm
     kept = EvaluationReport.model_validate_json((tmp_path / "report.json").read_text())
     assert kept == evaluated.report
     assert (tmp_path / "figures.png").read_bytes().startswith(b"\x89PNG")
+    curves = Curves.load(tmp_path, head_id=task.head.id)
+    assert curves is not None
+    assert curves.source == "Fresh"
+    assert sum(one.count for one in curves.calibration) == 60
+    assert {one.label for one in curves.roc} == set(task.head.labels)
     assert len(evaluated.page) < 200_000
 
 

@@ -30,7 +30,7 @@ from services.training.explain_evaluation.evaluate_maps import (
     _better,
     _estimates,
     _judged,
-    _range_figures,
+    _reference_figures,
     evaluate_maps,
 )
 from services.training.explain_evaluation.grad_cam import grad_cam
@@ -47,12 +47,12 @@ from services.training.settings import TrainSettings
 from shared.errors import ConfigurationError, WeightsError
 from shared.pixels import Frame, PixelLimits
 from shared.saliency.faithfulness import FaithfulnessParameters
-from shared.saliency.forwards import explained
+from shared.saliency.forwards import encoder_forward, explained
 from shared.saliency.heads import TorchHead
 from shared.saliency.maps import Request
 from shared.saliency.vit_cx import Parameters
 from shared.vision.backbone import Backbone, load_backbone
-from shared.vision.explain_reference import REFERENCE_FILE
+from shared.vision.explain_reference import LEAST_MAPS, REFERENCE_FILE, ExplainReference, RandomMap
 from shared.vision.heads import LinearHead
 from shared.vision.tasks import Task
 from shared.vision.transform import Letterbox, letterboxed
@@ -282,8 +282,8 @@ def test_the_report_has_every_figure_of_every_method(evaluated: EvaluatedMaps, t
     assert forwards[RANDOM] == 0
     assert report.ends["p_original"] > 0.5
     assert report.head_id == task.head.id
-    assert report.ranges.limit is None
-    assert report.ranges.statuses == {"unknown": 3}
+    assert report.beside_random.limit is None
+    assert report.beside_random.statuses == {"unknown": 3}
     assert ExplainReport.model_validate_json(report.model_dump_json()) == report
 
 
@@ -375,15 +375,26 @@ class TestReference:
         random_network(backbone, task.head, 1)
         assert torch.equal(torch.rand(2), expected)
 
-    def test_a_reference_holds_a_range_for_each_case(self, task: Task, backbone: Backbone) -> None:
+    def test_its_fast_forward_is_its_own(self, task: Task, backbone: Backbone) -> None:
+        network, _ = random_network(backbone, task.head, 1)
+        pixels = torch.randn((3, 3, SIZE, SIZE), generator=torch.Generator().manual_seed(1))
+        with torch.inference_mode():
+            rows = encoder_forward(network)(pixels)
+            torch.testing.assert_close(rows, explained(network).clean(pixels), rtol=1e-4, atol=1e-4)
+        assert rows.shape[1] == 4 * backbone.dim
+
+    def test_a_reference_holds_the_figures_of_each_case(self, task: Task, backbone: Backbone) -> None:
         cases = [spot_case(number) for number in range(3)]
         first, again = (range_reference(task, cases, backbone, images="three spots", seed=4) for _ in range(2))
         assert first == again
         assert first.n == 3
         assert first.head_id == task.head.id
         assert first.backbone_id == backbone.id
-        assert len(set(first.ranges)) == 3
-        assert all(0 < value < 1 for value in first.ranges)
+        assert len({one.range for one in first.maps}) == 3
+        assert all(0 < one.range < 1 and -2 <= one.lead <= 2 for one in first.maps)
+        assert first.limit is None  # too few to tell
+        assert first.mode == "adaptive-float32"
+        assert "batch_size" not in first.faithfulness
         assert "2 blocks of width 32, patch 14, input 56" in first.architecture
         assert first.parameters["delta"] == 0.1
         assert "secret" not in first.model_dump_json()
@@ -391,18 +402,29 @@ class TestReference:
     def test_an_evaluation_judges_its_maps_by_it(
         self, task: Task, backbone: Backbone, evaluated: EvaluatedMaps
     ) -> None:
-        kept = range_reference(task, [spot_case(1)], backbone, images="a spot")
-        frames = [
-            SimpleNamespace(maps={"ViT-CX": SimpleNamespace(range=kept.limit * share)}) for share in (0.9, 1.1, 2)
-        ]
+        made = range_reference(task, [spot_case(1)], backbone, images="a spot", faithfulness=CHEAP)
+        leads = [RandomMap(lead=k / 100, range=0.01) for k in range(LEAST_MAPS)]
+        kept = ExplainReference.of(leads, **made.model_dump(exclude={"format", "notice", "maps", "quantiles"}))
+
+        def frame(lead: float, range_: float) -> SimpleNamespace:
+            return SimpleNamespace(
+                maps={"ViT-CX": SimpleNamespace(range=range_, faithfulness=SimpleNamespace(lead=lead))}
+            )
+
+        frames = [frame(0.18, 1.0), frame(0.19, 0.01), frame(0.5, 0.02), frame(0.5, 0.009)]
         known = replace(task, explain_reference=kept)
-        figures = _range_figures(frames, "ViT-CX", _judged(frames, "ViT-CX", known, Parameters()), known)
-        assert figures.statuses == {"not-reliable": 1, "checked": 2}
-        told = explain_markdown(evaluated.report.model_copy(update={"ranges": figures}))
-        assert "2 checked, 1 not reliable" in told
-        assert "random weights" in told
-        other = _range_figures(frames, "ViT-CX", _judged(frames, "ViT-CX", known, Parameters(delta=0.05)), known)
-        assert other.statuses == {"unknown": 3}
+        judged = _judged(frames, "ViT-CX", known, Parameters(), CHEAP)
+        figures = _reference_figures(frames, "ViT-CX", judged, known)
+        assert figures.statuses == {"not-reliable": 2, "checked": 2}
+        told = explain_markdown(evaluated.report.model_copy(update={"beside_random": figures}))
+        assert "2 checked, 2 not reliable" in told
+        assert "random networks" in told
+        others = [
+            _judged(frames, "ViT-CX", known, Parameters(delta=0.05), CHEAP),
+            _judged(frames, "ViT-CX", known, Parameters(), FaithfulnessParameters()),
+        ]
+        for other in others:
+            assert _reference_figures(frames, "ViT-CX", other, known).statuses == {"unknown": 4}
 
 
 class SpotRecipe:
@@ -492,7 +514,7 @@ class TestCommand:
     @pytest.mark.usefixtures("recipe")
     def test_a_reference_is_kept_beside_the_head_and_then_used(self, tasks: Path, tmp_path: Path) -> None:
         told = self.run("explain", "shapes", "--tasks-dir", tasks, "--reference-maps", 2)
-        assert "2 maps of random-weight networks" in told
+        assert "2 maps of random-weight networks: 19 are the fewest that tell" in told
         assert (tasks / "shapes" / REFERENCE_FILE).exists()
         out = tmp_path / "out"
         told = self.run(
@@ -500,7 +522,8 @@ class TestCommand:
         )
         assert "Research use only" in told
         report = ExplainReport.model_validate_json((out / "explain.json").read_bytes())
-        assert report.ranges.limit is not None
+        assert report.beside_random.limit is None
+        assert "2 maps" in report.beside_random.reference
         assert report.frames + report.left_out == 2
         assert report.command == (
             "similis evaluate explain shapes --tasks-dir FOLDER --studies 2 --contrast 4 --delta 0.1 --rise-masks 0 "

@@ -64,6 +64,15 @@ def test_a_reversed_map_is_worse_than_chance() -> None:
     assert not found.is_better_than_chance
 
 
+def test_the_lead_over_chance_adds_both_figures_and_is_signed() -> None:
+    good, none, bad = (
+        measured(values, random_orders=10).lead for values in (PERFECT, np.zeros_like(PERFECT), -PERFECT)
+    )
+    assert 0.4 < good <= 2
+    assert none == pytest.approx(0, abs=0.2)
+    assert bad < -0.4
+
+
 def test_a_map_that_is_the_same_everywhere_is_a_random_order_not_one_by_rows() -> None:
     x = image()
     games = PixelGames(by_disc, x, 1)

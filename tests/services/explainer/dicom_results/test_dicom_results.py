@@ -257,7 +257,7 @@ def test_the_report_has_finding_algorithm_faithfulness_and_references() -> None:
     assert numbers["Deletion AUC of a random order"] == 0.55
     assert numbers["Probability of the finding, study"] == 0.875
     assert numbers["Probability of the finding, this frame"] == pytest.approx(0.9123456789, rel=1e-5)
-    assert items["Reliability of the saliency map"].ConceptCodeSequence[0].CodeValue == "RANGE-CHECKED"
+    assert items["Reliability of the saliency map"].ConceptCodeSequence[0].CodeValue == "CHECKED"
     assert items["Source Image for Segmentation"].ReferencedSOPSequence[0].ReferencedFrameNumber == 4
     segment = items["Referenced Segmentation Frame"].ReferencedSOPSequence[0]
     assert segment.ReferencedSOPInstanceUID == made[ResultKind.SEGMENTATION].sop_instance_uid
