@@ -18,7 +18,7 @@ help:
 	@echo "make bench-tasks   measure every task's head and write docs/tasks.md (ARGS='--studies 60')"
 	@echo "make bench-explainer  measure ViT-CX beside a plain transcription of the published procedure"
 	@echo "make bench-query   measure the vector index beside exact numpy, and the query service over it"
-	@echo "make fuzz          at least 20,000 cases against the listener"
+	@echo "make fuzz          at least 20,000 cases against the listener and 5,000 against the query service"
 	@echo "make faults        at least 200 kills of the listener"
 	@echo "make schemas       write schemas and generated documents from the code"
 
@@ -82,7 +82,7 @@ bench-query: .venv/development
 	.venv/bin/python -m bench.query.service --json bench/results/query-service.json
 
 fuzz: .venv/development
-	SIMILIS_FUZZ_CASES=20000 .venv/bin/python -m pytest tests/fuzz -p no:logging --timeout 3600 $(ARGS)
+	SIMILIS_FUZZ_CASES=20000 SIMILIS_FUZZ_QUERY_CASES=7000 .venv/bin/python -m pytest tests/fuzz -p no:logging --timeout 3600 $(ARGS)
 
 faults: .venv/development
 	SIMILIS_FAULT_KILLS=200 SIMILIS_FAULT_CUTS=60 .venv/bin/python -m pytest tests/faults --timeout 3600 $(ARGS)

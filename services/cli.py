@@ -12,8 +12,10 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from services.embedder.reindex_commands import reindex_app
 from services.index_commands import index_app
 from services.listener.commands import listener_app
+from services.query.key_commands import keys_app
 from services.training.command_line import task_app, train_command
 from services.training.explain_evaluation.command import evaluate_app
 from shared.errors import ConfigurationError, SimilisError
@@ -28,6 +30,8 @@ topics_app = typer.Typer(help="The Kafka topics.", no_args_is_help=True)
 schemas_app = typer.Typer(help="The frozen schemas and documents generated from the code.", no_args_is_help=True)
 app.add_typer(listener_app, name="listener")
 app.add_typer(index_app, name="index")
+app.add_typer(reindex_app, name="reindex")
+app.add_typer(keys_app, name="keys")
 app.add_typer(topics_app, name="topics")
 app.add_typer(schemas_app, name="schemas")
 app.add_typer(task_app, name="task")

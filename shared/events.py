@@ -223,7 +223,7 @@ class StudyDiagnosed(Event):
 
 
 class Reliability(StrEnum):
-    """Whether a map's range is clearly above that of networks with random weights; no more is checked."""
+    """Whether a map leads chance by more than those of networks with random weights do; no more is checked."""
 
     CHECKED = "checked"
     NOT_RELIABLE = "not-reliable"
@@ -286,7 +286,7 @@ class ExplanationMap(EventModel):
     value_max: float
     faithfulness: Faithfulness | None = Field(default=None, description="Null if it was not measured.")
     reliability: Reliability = Field(
-        default=Reliability.UNKNOWN, description="Whether the map's range is clearly above that of random weights."
+        default=Reliability.UNKNOWN, description="Whether the map leads chance by more than those of random weights do."
     )
     reliability_reason: str = ""
     objects: tuple[ResultObject, ...] = ()

@@ -150,7 +150,17 @@ async def serve(app: Starlette, bound: socket.socket, *, grace_s: int | None = N
 
     At the end requests under way are waited for: at most `grace_s`, or as long as they take.
     """
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=grace_s)
+    config = uvicorn.Config(
+        app,
+        # Its own handlers write out the text of an unforeseen error, which may quote identity; the service's do not.
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        # Else uvicorn takes whatever a client on this machine writes into X-Forwarded-For for its address.
+        proxy_headers=False,
+        timeout_graceful_shutdown=grace_s,
+    )
     server = uvicorn.Server(config)
     task = asyncio.create_task(_serve(server, bound))
     try:

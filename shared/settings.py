@@ -142,6 +142,21 @@ class VisionSettings(Section):
     )
 
 
+class NextSettings(Section):
+    """The backbone that is changed to, or may be changed back to: see docs/index.md. Nothing else of it differs."""
+
+    backbone: str | None = Field(
+        None, description="A second backbone, as SIMILIS_VISION__BACKBONE: new studies are indexed by both."
+    )
+    revision: str | None = Field(None, description="With a hub id: the commit to pin.")
+    weights_sha256: str | None = Field(None, description="If set, its model.safetensors must have this hash.")
+    tasks_dir: Path | None = Field(None, description="Folder of tasks whose heads read it; they open its task spaces.")
+
+    def vision(self, first: VisionSettings) -> VisionSettings | None:
+        """The settings of this backbone, `first` being those of the other; None: none is named."""
+        return first.model_copy(update=self.model_dump()) if self.backbone is not None else None
+
+
 class MonitoringSettings(Section):
     """The port with /metrics, /livez and /readyz that every service has."""
 

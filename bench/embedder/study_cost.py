@@ -15,6 +15,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,16 +61,24 @@ def ct_slice(uid: str, number: int, size: int) -> bytes:
 
 
 def archive_study(archive: LocalArchive, slices: int, size: int) -> StudyReceived:
-    """A study of one series in the archive, as the listener leaves it."""
+    """A CT study of one series in the archive, as the listener leaves it."""
+    uids = [f"{STUDY}.1.{number + 1}" for number in range(slices)]
+    slices_of_ct = {uid: ct_slice(uid, number, size) for number, uid in enumerate(uids)}
+    return archive_objects(archive, slices_of_ct, sop_class_uid=CTImageStorage, modality="CT")
+
+
+def archive_objects(
+    archive: LocalArchive, objects: Mapping[str, bytes], *, sop_class_uid: str, modality: str
+) -> StudyReceived:
+    """A study of one series of single-frame `objects`, by SOP Instance UID, in the archive."""
     entries = []
-    for number in range(slices):
-        uid = f"{STUDY}.1.{number + 1}"
-        key, data = instance_key(STUDY, f"{STUDY}.1", uid), ct_slice(uid, number, size)
+    for uid, data in objects.items():
+        key = instance_key(STUDY, f"{STUDY}.1", uid)
         archive.put(key, data)
         entries.append(
             InstanceEntry(
                 sop_instance_uid=uid,
-                sop_class_uid=CTImageStorage,
+                sop_class_uid=sop_class_uid,
                 transfer_syntax_uid=ExplicitVRLittleEndian,
                 archive_key=key,
                 size_bytes=len(data),
@@ -86,7 +95,7 @@ def archive_study(archive: LocalArchive, slices: int, size: int) -> StudyReceive
         calling_ae_titles=("BENCH",),
         patient_pseudonyms=("p",),
         mixed_patients=False,
-        series=(SeriesEntry(series_instance_uid=f"{STUDY}.1", modality="CT", instances=tuple(entries)),),
+        series=(SeriesEntry(series_instance_uid=f"{STUDY}.1", modality=modality, instances=tuple(entries)),),
     )
     key = manifest_key(STUDY, 1)
     archive.put(key, manifest.model_dump_json().encode())
@@ -98,10 +107,10 @@ def archive_study(archive: LocalArchive, slices: int, size: int) -> StudyReceive
         manifest_key=key,
         patient_pseudonyms=("p",),
         mixed_patients=False,
-        modalities=("CT",),
-        instance_count=slices,
-        new_instance_count=slices,
-        frame_count=slices,
+        modalities=(modality,),
+        instance_count=len(objects),
+        new_instance_count=len(objects),
+        frame_count=len(objects),
     )
 
 

@@ -14,18 +14,23 @@ from typing import Annotated, Final
 
 import numpy as np
 import typer
+from numpy.typing import NDArray
 
 from bench.listener import machine
 from bench.query.engine_data import TOP, Frames, frames
+from bench.query.engine_plot import draw
 from bench.query.engine_results import EnginePlan, EngineResults, EngineRun, Kind, Search, keep, markdown
+from bench.query.growth import merged
 from shared.errors import SimilisError
 from shared.vector_index.edge_engine import EdgeEngine
 from shared.vector_index.edge_rebuild import build_command, drop_old
 from shared.vector_index.edge_settings import IndexSection
+from shared.vector_index.port import Filter, Hit
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 QUICK: Final = EnginePlan(sizes=(3_000,), dims=(64,), queries=20, flush_every=1_000, flat_below_points=1_000)
 KINDS: Final[tuple[Kind, ...]] = ("none", "filtered", "grouped")
+_TURN: Final = 20
 
 Progress = Callable[[str], None]
 
@@ -36,11 +41,17 @@ def main(
     queries: Annotated[int | None, typer.Option(min=1, help="Queries of each kind.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Whether it works, not how fast.")] = False,
     json: Annotated[Path | None, typer.Option(help="Where to keep every run.")] = None,
-    from_json: Annotated[Path | None, typer.Option(help="Measure nothing: show what was kept by --json.")] = None,
+    from_json: Annotated[
+        list[Path] | None, typer.Option(help="Measure nothing: show what was kept by --json; several are merged.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Where to draw times by number of points, PNG or SVG.")] = None,
 ) -> None:
     """Measure the embedded engine: searches without a filter, filtered and grouped by study, recall, upserts."""
-    if from_json is not None:
-        print(markdown(EngineResults.model_validate_json(from_json.read_text())))
+    if from_json:
+        kept = merged([EngineResults.model_validate_json(path.read_text()) for path in from_json])
+        if plot is not None:
+            draw(kept, plot)
+        print(markdown(kept))
         return
     given = {
         "sizes": sizes and [int(size) for size in sizes.split(",")],
@@ -53,6 +64,8 @@ def main(
     results = measure(plan, progress=lambda text: print(text, file=sys.stderr, flush=True))
     if json is not None:
         keep(json, results)
+    if plot is not None:
+        draw(results, plot)
     print(markdown(results))
 
 
@@ -117,26 +130,22 @@ def _build(engine: EdgeEngine) -> tuple[float, float]:
 
 
 def _searches(engine: EdgeEngine, data: Frames, kind: Kind) -> Search:
+    """Engine and numpy in turns of `_TURN` queries: by single queries numpy's scan would empty the engine's caches."""
     engine_s, numpy_s, found = [], [], 0
-    for query, vector in enumerate(data.queries):
-        where = data.where(query)
-        started = time.perf_counter()
-        if kind == "grouped":
-            hits = engine.search_studies(vector, limit=TOP, where=where)
-        elif kind == "filtered":
-            hits = engine.search(vector, limit=TOP, where=where)
-        else:
-            hits = engine.search(vector, limit=TOP)
-        engine_s.append(time.perf_counter() - started)
-        started = time.perf_counter()
-        passing = None if kind == "none" else data.passing(query)
-        exact = data.exact_studies(query, passing) if kind == "grouped" else data.exact(query, passing)
-        numpy_s.append(time.perf_counter() - started)
-        if kind == "grouped":
-            ours = {int(hit.payload.study_instance_uid.rpartition(".")[2]) for hit in hits}
-        else:
-            ours = {hit.id.int - 1 for hit in hits}
-        found += len(ours & {int(number) for number in exact})
+    for first in range(0, len(data.queries), _TURN):
+        turn = range(first, min(first + _TURN, len(data.queries)))
+        ours, exact = [], []
+        for query in turn:
+            started = time.perf_counter()
+            ours.append(_by_engine(engine, data, kind, query))
+            engine_s.append(time.perf_counter() - started)
+        for query in turn:
+            started = time.perf_counter()
+            exact.append(_by_numpy(data, kind, query))
+            numpy_s.append(time.perf_counter() - started)
+        found += sum(
+            len(_numbers(hits, kind) & {int(number) for number in rows}) for hits, rows in zip(ours, exact, strict=True)
+        )
     return Search(
         kind=kind,
         engine_p50_ms=1e3 * float(np.percentile(engine_s, 50)),
@@ -144,6 +153,24 @@ def _searches(engine: EdgeEngine, data: Frames, kind: Kind) -> Search:
         numpy_p50_ms=1e3 * float(np.percentile(numpy_s, 50)),
         recall_at_10=found / (TOP * len(data.queries)),
     )
+
+
+def _by_engine(engine: EdgeEngine, data: Frames, kind: Kind, query: int) -> list[Hit]:
+    vector = data.queries[query]
+    if kind == "grouped":
+        return engine.search_studies(vector, limit=TOP, where=data.where(query))
+    return engine.search(vector, limit=TOP, where=data.where(query) if kind == "filtered" else Filter())
+
+
+def _by_numpy(data: Frames, kind: Kind, query: int) -> NDArray[np.int64]:
+    passing = None if kind == "none" else data.passing(query)
+    return data.exact_studies(query, passing) if kind == "grouped" else data.exact(query, passing)
+
+
+def _numbers(hits: list[Hit], kind: Kind) -> set[int]:
+    if kind == "grouped":
+        return {int(hit.payload.study_instance_uid.rpartition(".")[2]) for hit in hits}
+    return {hit.id.int - 1 for hit in hits}
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ class EnginePlan(_Kept):
 
 
 class Search(_Kept):
-    """Searches of one kind, engine and numpy in turns, query by query."""
+    """Searches of one kind, engine and numpy in turns of some queries each."""
 
     kind: Kind
     engine_p50_ms: PositiveFloat

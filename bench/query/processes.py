@@ -49,6 +49,8 @@ def running(work: Path) -> Iterator[Service]:
             "SIMILIS_QDRANT__TIMEOUT_S": "120",
             "SIMILIS_ARCHIVE__URL": str(work / "archive"),
             "SIMILIS_QUERY__PORT": "0",
+            "SIMILIS_QUERY__RATE_LIMIT__SEARCHES_PER_MINUTE": "0",
+            "SIMILIS_QUERY__RATE_LIMIT__UPLOADS_PER_MINUTE": "0",
             "SIMILIS_ENDPOINT_FILE": str(query_file),
         }
         query = ending.enter_context(_process(work, "query", ["query"], query_file, environment))

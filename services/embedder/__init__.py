@@ -13,5 +13,9 @@ batches.py         the model's thread, its batches filled from the studies under
 judge.py           a task's decision on them
 compose_event.py   the event that says it
 points.py          the study's points in the vector index
+indexes.py         the collections that they go to
 ports.py           what it needs from outside
+diagnosed.py       the archived diagnoses that points carry
+second_backbone.py another backbone beside the one that judges
+reindex.py         every archived study by it: `similis reindex`
 """

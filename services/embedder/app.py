@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import sys
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
@@ -68,6 +67,9 @@ async def run(settings: EmbedderSettings) -> None:
     ):
         embed = await asyncio.to_thread(build_step, settings, archive, progress)
         stack.callback(embed.close)
+        second = await asyncio.to_thread(build_second, settings, embed, progress)
+        if second is not None:
+            stack.callback(second.close)
         publisher = EventPublisher(settings.kafka, source=NAME)
         await publisher.start()
         stack.push_async_callback(publisher.stop)
@@ -78,7 +80,8 @@ async def run(settings: EmbedderSettings) -> None:
             health=health,
             at_once=settings.embedder.studies_at_once,
         )
-        consumer.subscribe(topics.STUDY_RECEIVED, StudyReceived, OnStudyReceived(embed, publisher))
+        handler = OnStudyReceived(embed, publisher, second.settle if second is not None else None)
+        consumer.subscribe(topics.STUDY_RECEIVED, StudyReceived, handler)
         await consumer.start()
         stack.push_async_callback(consumer.stop)
         stack.callback(progress.stop)
@@ -106,9 +109,8 @@ def build_step(settings: EmbedderSettings, archive: Archive, progress: Progress)
     """
     # Torch takes seconds to import: the monitoring port answers meanwhile.
     from services.embedder.batches import SharedBatches
-    from services.embedder.derived_points import DerivedIndexes
     from services.embedder.embed_study import EmbedStudy
-    from shared.vector_index import collection_name, open_index, space_collection_name
+    from services.embedder.indexes import open_collections
     from shared.vision.backbone import load_backbone
     from shared.vision.tasks import load_tasks
 
@@ -116,22 +118,13 @@ def build_step(settings: EmbedderSettings, archive: Archive, progress: Progress)
     backbone = load_backbone(vision)
     limits = PixelLimits.of(vision)
     tasks = load_tasks(vision.tasks_dir, backbone.id)
-    of_backbone = partial(open_index, settings.qdrant, dim=backbone.dim)
-    spaces = {
-        task.name: open_index(settings.qdrant, collection=space_collection_name(task.head.id), dim=task.head.space_dim)
-        for task in tasks
-        if task.head.space_dim
-    }
+    index, derived = open_collections(settings, backbone, tasks)
     return EmbedStudy(
         archive=archive,
         encoder=backbone,
         tasks=tasks,
-        index=of_backbone(collection=collection_name(backbone.id)),
-        derived=DerivedIndexes(
-            series=of_backbone(collection=collection_name(backbone.id, "series")),
-            studies=of_backbone(collection=collection_name(backbone.id, "studies")),
-            spaces=spaces,
-        ),
+        index=index,
+        derived=derived,
         limits=limits,
         max_frames_per_series=vision.max_frames_per_study,
         upsert_points=section.upsert_points,
@@ -142,6 +135,35 @@ def build_step(settings: EmbedderSettings, archive: Archive, progress: Progress)
         decoder=open_decoder(section, backbone.input_size_px, limits),
         batches=SharedBatches(backbone, section.batch_wait_s, check_stop=progress.check, on_failure=progress.fail),
     )
+
+
+def build_second(settings: EmbedderSettings, first: EmbedStudy, progress: Progress) -> EmbedStudy | None:
+    """What indexes new studies by the backbone of the section `next`, too; None: there is none. Blocks for seconds.
+
+    Raises:
+        WeightsError: the backbone is missing or not the pinned one.
+    """
+    from services.embedder.second_backbone import open_second
+    from shared.vision.weights import backbone_id
+
+    vision = settings.next.vision(settings.vision)
+    if vision is None or first.decoder is None:
+        return None
+    if backbone_id(vision) == first.encoder.id:
+        log.warning("SIMILIS_NEXT__BACKBONE is the backbone that judges: studies are indexed by it alone")
+        return None
+    second = open_second(
+        settings,
+        vision,
+        first.archive,
+        first.tasks,
+        first.decoder,
+        on_progress=progress,
+        check_stop=progress.check,
+        on_failure=progress.fail,
+    )
+    log.info("new studies are indexed by %s, too", second.encoder.id)
+    return second
 
 
 class DecodeMetrics:

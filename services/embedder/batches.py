@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from services.embedder import metrics
+from services.embedder.encoded_rows import EncodedRows, Reader, Weights
 from services.embedder.ports import Encoder, Square, StoppingError
 from shared.errors import InvalidVectorError
 from shared.vision.features import Features
@@ -27,9 +25,6 @@ log = logging.getLogger(__name__)
 
 # Batches of decoded frames that wait for the model; then the decoders wait.
 BATCHES_AHEAD: Final = 4
-
-Reader = Callable[[Features], NDArray[np.float32]]
-"""(N, F) of N frames' features: what a head reads. It is called at once, so that patch tokens need not be kept."""
 
 
 def _nothing() -> None:
@@ -132,7 +127,8 @@ class SharedBatches:
             features = self._features(batch)
             seconds = (time.perf_counter() - started) / len(batch)
             return [
-                _read(study, features.frames(of_study), seconds * len(of_study)) for study, of_study in places.items()
+                _read(study, features.frames(of_study), [batch[place].weights for place in of_study], seconds)
+                for study, of_study in places.items()
             ]
         except Exception as error:  # noqa: BLE001 - it is raised in the threads of the studies
             if len(places) == 1:
@@ -145,18 +141,6 @@ class SharedBatches:
         if len(features.cls) != len(batch):
             raise InvalidVectorError(f"the backbone gave {len(features.cls)} vectors for {len(batch)} frames")
         return features
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedRows:
-    """Features of N frames, without their patch tokens.
-
-    Attributes:
-        read: By the task's name: (N, F), what its head reads.
-    """
-
-    features: Features
-    read: Mapping[str, NDArray[np.float32]]
 
 
 class StudyRows:
@@ -191,8 +175,8 @@ class StudyRows:
             batches._waiting.extend(left)
             batches._changed.notify_all()
 
-    def add(self, square: Square) -> None:
-        """Hand over one frame; waits while the model is far behind.
+    def add(self, square: Square, weights: Weights | None = None) -> None:
+        """Hand over one frame, and what is to be pooled of its patch tokens; waits while the model is far behind.
 
         Raises:
             StoppingError: the service stops. What the model raised is raised too.
@@ -204,7 +188,7 @@ class StudyRows:
                 self._check()
                 batches._changed.wait(1.0)
             self._check()
-            batches._waiting.append(_Row(self, square, time.monotonic()))
+            batches._waiting.append(_Row(self, square, weights, time.monotonic()))
             self._added += 1
             batches._changed.notify_all()
 
@@ -231,14 +215,9 @@ class StudyRows:
                 break
             self._on_progress()
         if not self._parts:
-            dim = batches.encoder.dim
-            none = Features(np.empty((0, dim), np.float32), np.empty((0, 3 * dim), np.float32))
-            return EncodedRows(none, {})
-        encoded = EncodedRows(
-            Features.concatenated([part.features for part in self._parts]),
-            {name: np.concatenate([part.read[name] for part in self._parts]) for name in self.readers},
-        )
-        if not all(np.isfinite(array).all() for array in (encoded.features.joined(), *encoded.read.values())):
+            return EncodedRows.none(batches.encoder.dim)
+        encoded = EncodedRows.concatenated(self._parts)
+        if not encoded.is_finite():
             raise InvalidVectorError("the backbone gave features that are not finite")
         return encoded
 
@@ -269,6 +248,7 @@ class StudyRows:
 class _Row:
     study: StudyRows
     square: Square
+    weights: Weights | None
     arrived_s: float
 
 
@@ -281,9 +261,10 @@ class _Part:
     seconds: float = 0.0
 
 
-def _read(study: StudyRows, features: Features, seconds: float) -> _Part:
+def _read(study: StudyRows, features: Features, weights: Sequence[Weights | None], seconds: float) -> _Part:
+    """What one study gets of a batch that took `seconds` a frame."""
     try:
-        read = {name: reader(features) for name, reader in study.readers.items()}
+        found = EncodedRows.of(features, study.readers, weights)
     except Exception as error:  # noqa: BLE001 - it is raised in the study's own thread
         return _Part(study, error)
-    return _Part(study, EncodedRows(Features(features.cls, features.middle), read), seconds)
+    return _Part(study, found, seconds * len(weights))

@@ -1,4 +1,4 @@
-"""What is indexed beside a study's frames: its series and itself as means, and its frames in each task's own space.
+"""What is indexed beside a study's frames: series and study as means, frames in each task's own space, regions.
 
 Each has a collection of its own (`shared.vector_index.collection_name`, `space_collection_name`). They are written
 before the frames: a study whose frames are there has these too.
@@ -14,6 +14,7 @@ import numpy as np
 
 from services.embedder.encode import EncodedStudy
 from services.embedder.points import foremost, holds_revision, points_of, replace_points
+from services.embedder.region_points import Regions, region_points
 from shared.events import StudyDiagnosed
 from shared.ids import mean_id
 from shared.manifest import StudyManifest
@@ -32,15 +33,19 @@ class DerivedIndexes:
         series: Of one mean a series.
         studies: Of one mean a study.
         spaces: By the task's name, for tasks whose head has a space of its own.
+        regions: Of cells of frames; None: none are written.
     """
 
     series: VectorIndex
     studies: VectorIndex
     spaces: Mapping[str, VectorIndex] = field(default_factory=dict)
+    regions: Regions | None = None
 
     def hold_revision_only(self, study_instance_uid: str, revision: int) -> bool:
         """Whether none of the study's derived points is of another revision: a slower worker's may be."""
-        indexes = (self.series, self.studies, *self.spaces.values())
+        indexes = [self.series, self.studies, *self.spaces.values()]
+        if self.regions is not None:
+            indexes.append(self.regions.index)
         return all(holds_revision(index, study_instance_uid, revision, 0) for index in indexes)
 
     def replace(
@@ -72,6 +77,8 @@ class DerivedIndexes:
         for name, index in self.spaces.items():
             task = taking.get(name)
             found.append((index, _projected(manifest, encoded, by_head[task.head.id], task) if task else []))
+        if self.regions is not None:
+            found.append((self.regions.index, region_points(frames, encoded, events, self.regions)))
         for index, points in found:
             replace_points(index, manifest.study_instance_uid, points, at_once=at_once, on_progress=on_progress)
 

@@ -26,6 +26,7 @@ from services.embedder import metrics
 from services.embedder.batches import SharedBatches
 from services.embedder.compose_event import Embedded, compose, rules_of, timed
 from services.embedder.derived_points import DerivedIndexes
+from services.embedder.diagnosed import newest_diagnosed
 from services.embedder.encode import EncodedStudy, encode_study
 from services.embedder.judge import Verdict, judge
 from services.embedder.points import foremost, holds_revision, points_of, replace_points
@@ -64,7 +65,8 @@ class EmbedStudy:
         on_progress: Called often while work goes on; what it raises ends the work.
         decoder: None: decodes in this thread.
         batches: Shared with other calls; None: each call fills its own, and calls must not overlap.
-        derived: Where means and task spaces go; None: only frames are indexed.
+        derived: Where means, task spaces and regions go; None: only frames are indexed.
+        follows_any: Its points carry another backbone's diagnoses where it has none itself: see `second_backbone`.
     """
 
     archive: Archive
@@ -81,6 +83,7 @@ class EmbedStudy:
     decoder: FrameDecoder | None = None
     batches: SharedBatches | None = None
     derived: DerivedIndexes | None = None
+    follows_any: bool = False
 
     def __call__(self, received: StudyReceived) -> tuple[StudyDiagnosed, ...]:
         """The study's diagnoses, stored in the archive, its points in the index.
@@ -104,7 +107,7 @@ class EmbedStudy:
         takers = self._takers(manifest)
         if stored := self._stored(received, takers):
             metrics.REPEATED.inc()
-            self._settle(manifest.study_instance_uid)
+            self.settle(manifest.study_instance_uid)
             return stored
         embedded = self._embed(manifest, takers)
         judging = time.perf_counter()
@@ -133,7 +136,7 @@ class EmbedStudy:
             for event in events:
                 key = diagnosis_key(event.study_instance_uid, event.revision, event.task)
                 self.archive.put(key, event.model_dump_json(indent=2).encode())
-        self._settle(manifest.study_instance_uid)
+        self.settle(manifest.study_instance_uid)
         _count(events, embedded.encoded, time.perf_counter() - started)
         return events
 
@@ -183,7 +186,8 @@ class EmbedStudy:
                 decoder,
                 batches,
                 self.on_progress,
-                {task.name: task.head.read for task in takers},
+                {task.name: task.head.read for task in takers if task.head.backbone_id == self.encoder.id},
+                self.derived.regions.grid if self.derived and self.derived.regions else None,
             )
         unread = [skip for skip in (*survey.skipped, *encoded.undecoded) if skip.reason != "not-an-image"]
         if unread and not encoded.frames:
@@ -218,42 +222,41 @@ class EmbedStudy:
         return time.perf_counter() - started
 
     def _is_superseded(self, manifest: StudyManifest) -> bool:
-        newest = self._newest(manifest.study_instance_uid)
+        newest = self.newest(manifest.study_instance_uid)
         return bool(newest) and newest[0].revision > manifest.revision
 
-    def _newest(self, study_instance_uid: str) -> tuple[StudyDiagnosed, ...]:
-        """The diagnoses of the newest revision that this backbone embedded; another's points lie elsewhere."""
-        by_revision: dict[int, list[str]] = {}
-        for key in self.archive.list(f"diagnoses/{study_instance_uid}"):
-            if (revision := key.split("/")[2]).isdigit():
-                by_revision.setdefault(int(revision), []).append(key)
-        for number in sorted(by_revision, reverse=True):
-            found = []
-            for key in by_revision[number]:
-                with contextlib.suppress(ArchiveObjectMissingError, ValidationError):
-                    found.append(StudyDiagnosed.model_validate_json(self.archive.get(key)))
-            if ours := tuple(event for event in found if event.backbone_id == self.encoder.id):
-                return ours
-        return ()
+    def newest(self, study_instance_uid: str) -> tuple[StudyDiagnosed, ...]:
+        """The archived diagnoses that the study's points carry; none: it has no points."""
+        return newest_diagnosed(self.archive, study_instance_uid, self.encoder.id, by_any=self.follows_any)
 
-    def _settle(self, study_instance_uid: str) -> None:
-        """Leave the newest diagnosed revision's points in the index. Called once this revision is archived.
+    def holds(self, newest: Sequence[StudyDiagnosed], frames: int) -> bool:
+        """Whether the index has the points of these diagnoses' revision alone, and of so many frames at least."""
+        study, revision = newest[0].study_instance_uid, newest[0].revision
+        # Who judges replaces what a retrained head says; who follows must see that it changed.
+        said = foremost(newest) if self.follows_any else None
+        return holds_revision(self.index, study, revision, frames, said) and (
+            self.derived is None or self.derived.hold_revision_only(study, revision)
+        )
+
+    def settle(self, study_instance_uid: str) -> bool:
+        """Leave the newest diagnosed revision's points in the index; whether they had to be written.
+
+        Called once a revision is archived. Safe to repeat, and beside others that write.
 
         Raises:
             ContestedPointsError: others kept writing; try again later.
+            PipelineError: as from a call.
         """
         written = (0, 0)
         for _ in range(SETTLE_ROUNDS):
-            newest = self._newest(study_instance_uid)
+            newest = self.newest(study_instance_uid)
             if not newest:
-                return
+                return False
             revision, expected = newest[0].revision, newest[0].frames_embedded
             if written[0] == revision:
                 expected = written[1]
-            if holds_revision(self.index, study_instance_uid, revision, expected) and (
-                self.derived is None or self.derived.hold_revision_only(study_instance_uid, revision)
-            ):
-                return
+            if self.holds(newest, expected):
+                return written[0] > 0
             manifest = self._manifest(newest[0])
             encoded = self._embed(manifest, self._takers(manifest)).encoded
             self._replace(manifest, encoded, newest)

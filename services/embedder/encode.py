@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.embedder import metrics
-from services.embedder.batches import Reader, SharedBatches
+from services.embedder.batches import SharedBatches
+from services.embedder.cells import CellGrid
+from services.embedder.encoded_rows import Reader
 from services.embedder.select_frames import ChosenImage
 from services.embedder.study_objects import StudyObjects
 from services.embedder.survey import Image, skip_of
@@ -22,6 +24,7 @@ from shared.events import MAX_DETAIL, FailedFrame, SkippedInstance
 from shared.pixels import FrameError
 from shared.pixels.pool_frames import DIED, TIMED_OUT, DecodeRequest, FrameDecoder, PreparedFrame
 from shared.vision.features import Features
+from shared.vision.frame_policy import evenly
 
 _REASONS: Final = {OversizedPixelsError.__name__: "too-large", DIED: "decoder-died", TIMED_OUT: "timed-out"}
 
@@ -40,6 +43,8 @@ class EncodedStudy:
 
     Attributes:
         read: By the task's name: (N, F), what its head reads; empty without frames.
+        cells: By the frame: the mean patch token, (D,), of each cell that shows something, by its number; empty where
+            none were kept.
         undecoded: Objects of which no frame could be decoded.
         failed: Each frame that could not.
         notes: What their reader chose or overlooked (docs/pixels.md), by code, and in how many frames.
@@ -51,6 +56,7 @@ class EncodedStudy:
     frames: tuple[EncodedFrame, ...]
     features: Features
     read: Mapping[str, NDArray[np.float32]]
+    cells: tuple[Mapping[int, NDArray[np.float32]], ...]
     undecoded: tuple[SkippedInstance, ...]
     failed: tuple[FailedFrame, ...]
     notes: Mapping[str, int]
@@ -66,6 +72,7 @@ def encode_study(
     batches: SharedBatches,
     on_progress: Callable[[], None],
     readers: Mapping[str, Reader],
+    grid: CellGrid | None = None,
 ) -> EncodedStudy:
     """Features of the chosen frames. A frame that cannot be decoded is left out and reported.
 
@@ -76,6 +83,7 @@ def encode_study(
         batches: Encodes them.
         on_progress: Called as frames come and go; what it raises ends the work.
         readers: What the heads of the study's tasks read, by the task's name.
+        grid: How frames are cut into cells; None: no cells are kept.
 
     Raises:
         InvalidVectorError: the model gave a value that is not finite.
@@ -84,6 +92,8 @@ def encode_study(
     """
     started = time.perf_counter()
     frames: list[EncodedFrame] = []
+    shown: list[tuple[int, ...]] = []
+    keeps_cells = _keeps_cells(sum(len(choice.frame_numbers) for choice in chosen), grid, batches.encoder.dim)
     undecoded: list[SkippedInstance] = []
     failed: list[FailedFrame] = []
     notes: Counter[str] = Counter()
@@ -97,7 +107,9 @@ def encode_study(
             try:
                 for item in items:
                     if isinstance(item, PreparedFrame):
-                        rows.add(item.square)
+                        cells = grid.shown(item.square, item.content) if grid and next(keeps_cells) else None
+                        rows.add(item.square, cells.weights if cells else None)
+                        shown.append(cells.numbers if cells else ())
                         frames.append(EncodedFrame(choice.image, item.number))
                         notes.update(set(item.notes))
                         decode_s += item.seconds
@@ -115,6 +127,8 @@ def encode_study(
         tuple(frames),
         found.features,
         found.read,
+        # Without patch tokens nothing was pooled.
+        tuple(dict(zip(*of_frame, strict=False)) for of_frame in zip(shown, found.pooled, strict=True)),
         tuple(undecoded),
         tuple(failed),
         notes,
@@ -125,6 +139,12 @@ def encode_study(
     for stage in ("decode", "encode", "embed"):
         metrics.STAGE_SECONDS.labels(stage).observe(getattr(encoded, f"{stage}_s"))
     return encoded
+
+
+def _keeps_cells(count: int, grid: CellGrid | None, dim: int) -> Iterator[bool]:
+    """For each of `count` frames whether its cells are kept: see `KEPT_BYTES_MAX`."""
+    kept = set(evenly(count, grid.frames_kept_max(dim))) if grid else set()
+    return (place in kept for place in range(count))
 
 
 def _request(choice: ChosenImage, objects: StudyObjects) -> DecodeRequest:

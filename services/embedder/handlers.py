@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from services.embedder import metrics
 from services.embedder.ports import Publisher, StoppingError
 from shared import topics
 from shared.events import StudyDiagnosed, StudyReceived
@@ -58,12 +59,19 @@ class OnStudyReceived:
     """Embeds a study and publishes its diagnoses, each on its task's topic.
 
     The delivery hands over a few studies at once; events of one study come one after the other.
+
+    Attributes:
+        index_again: Indexes the study by the second backbone, if there is one. No diagnosis waits for it, but the
+            event is done only when it is.
     """
 
     embed: Callable[[StudyReceived], tuple[StudyDiagnosed, ...]]
     publisher: Publisher
+    index_again: Callable[[str], bool] | None = None
 
     async def __call__(self, received: StudyReceived) -> None:
         """Handle one study; safe to repeat."""
         for diagnosed in await asyncio.to_thread(self.embed, received):
             await self.publisher.publish(topics.diagnosis(diagnosed.task).name, diagnosed)
+        if self.index_again is not None and await asyncio.to_thread(self.index_again, received.study_instance_uid):
+            metrics.INDEXED_AGAIN.inc()

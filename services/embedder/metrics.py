@@ -11,6 +11,9 @@ from prometheus_client import Counter, Gauge, Histogram
 DIAGNOSES: Final = Counter("similis_embedder_diagnoses_total", "Diagnoses made.", ["task", "decision"])
 REPEATED: Final = Counter("similis_embedder_repeated_studies_total", "Studies found done and published again.")
 
+# While the backbone is changed: behind the diagnoses, or at rest, the second one holds its studies back.
+INDEXED_AGAIN: Final = Counter("similis_embedder_indexed_again_total", "Studies indexed by the second backbone, too.")
+
 OWN_RESULTS: Final = Counter(
     "similis_embedder_own_result_revisions_total", "Revisions that add only results of Similis, sent back to it."
 )

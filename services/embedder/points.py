@@ -72,16 +72,24 @@ def replace_points(
         index.upsert(points[start : start + at_once])
 
 
-def holds_revision(index: VectorIndex, study_instance_uid: str, revision: int, count: int) -> bool:
-    """Whether the study's points are at least `count`, all of `revision`."""
+def holds_revision(
+    index: VectorIndex, study_instance_uid: str, revision: int, count: int, said: StudyDiagnosed | None = None
+) -> bool:
+    """Whether the study's points are at least `count`, all of `revision`; if `said` is given, with that diagnosis."""
     found, after = 0, None
     if index.count(of_study(study_instance_uid)) == 0:
         return count == 0
     while page := index.scroll(limit=_PAGE, where=of_study(study_instance_uid), after=after):
         if any(point.payload.revision != revision for point in page):
             return False
+        if said is not None and any(_said(point.payload) != _said(said) for point in page):
+            return False
         found, after = found + len(page), page[-1].id
     return found >= count
+
+
+def _said(found: FramePayload | StudyDiagnosed) -> tuple[str, str, str | None]:
+    return found.task, str(found.decision), found.label
 
 
 def of_study(study_instance_uid: str) -> Filter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from shared.settings import QdrantSettings, Section, SimilisSettings, VisionSettings
+from shared.settings import NextSettings, QdrantSettings, Section, SimilisSettings, VisionSettings
 
 
 class EmbedderSection(Section):
@@ -28,6 +28,10 @@ class EmbedderSection(Section):
     )
     upsert_points: PositiveInt = Field(256, description="Points sent to the index in one call.")
     max_evidence_frames: PositiveInt = Field(8, description="Evidence frames named in a diagnosis.")
+    region_frames_max: NonNegativeInt = Field(
+        8, description="Frames of a study that can be found by region: evidence first, then others evenly. 0: none."
+    )
+    region_grid: PositiveInt = Field(4, le=16, description="Cells across and down a frame, each a region.")
     max_listed_skips: PositiveInt = Field(
         500, description="Skipped objects listed in a diagnosis; the rest is counted."
     )
@@ -40,5 +44,6 @@ class EmbedderSettings(SimilisSettings):
     """Everything the embedder reads from the environment."""
 
     vision: VisionSettings = VisionSettings()
+    next: NextSettings = NextSettings()
     qdrant: QdrantSettings = QdrantSettings()
     embedder: EmbedderSection = EmbedderSection()

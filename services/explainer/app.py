@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
+from services.explainer import metrics
 from services.explainer.handlers import OnExplanationRequested, OnStudyDiagnosed, Progress
 from services.explainer.settings import ExplainerSettings
 from shared import topics
@@ -21,6 +22,10 @@ from shared.errors import ConfigurationError
 from shared.events import ExplanationRequested, StudyDiagnosed
 from shared.health import Health, monitoring_server, write_endpoints
 from shared.logs import configure_logging
+from shared.pixels import PixelLimits
+from shared.pixels.frame_reader import FrameReader
+from shared.pixels.pool import SilentObserver
+from shared.pixels.pool_process import WorkerOptions
 from shared.vision.tasks import task_names
 
 if TYPE_CHECKING:
@@ -70,6 +75,7 @@ async def _explain_until(
     if stop.is_set():
         return
     async with contextlib.AsyncExitStack() as stack:
+        stack.callback(explain.make.reader.close)
         outbox.start()
         stack.push_async_callback(asyncio.to_thread, outbox.stop)
         publisher = EventPublisher(settings.kafka, source=NAME)
@@ -98,7 +104,7 @@ async def _explain_until(
 
 
 def build_step(settings: ExplainerSettings, archive: Archive, progress: Progress, outbox: Outbox) -> ExplainStudy:
-    """Load the backbone and the tasks. Blocks for seconds.
+    """Load the backbone and the tasks. Blocks for seconds. Decode workers start with the first frame.
 
     Raises:
         WeightsError: the backbone or a head is missing or not the pinned one.
@@ -110,7 +116,6 @@ def build_step(settings: ExplainerSettings, archive: Archive, progress: Progress
     from services.explainer.map_files import MapFiles
     from services.explainer.overlay import OverlayStyle
     from services.explainer.trust import MeasuredTrust
-    from shared.pixels import PixelLimits
     from shared.saliency.faithfulness import FaithfulnessParameters
     from shared.vision.backbone import load_backbone
     from shared.vision.tasks import load_tasks
@@ -129,6 +134,23 @@ def build_step(settings: ExplainerSettings, archive: Archive, progress: Progress
     return ExplainStudy(
         archive=archive,
         tasks={task.name: task for task in load_tasks(vision.tasks_dir, backbone.id)},
-        make=MakeMaps(archive, explainer, trust, PixelLimits.of(vision), files),
+        make=MakeMaps(archive, explainer, trust, open_frame_reader(settings), files),
         outbox=outbox,
     )
+
+
+class DecodeMetrics(SilentObserver):
+    """What the decode pool tells, as metrics."""
+
+    def worker_replaced(self, reason: str) -> None:
+        """A worker is replaced."""
+        metrics.WORKERS_REPLACED.labels(reason).inc()
+        log.warning("a decode worker is replaced: %s", reason)
+
+
+def open_frame_reader(settings: ExplainerSettings) -> FrameReader:
+    """What decodes archived frames, as the settings say; its workers start with its first frame, or by `start`."""
+    section = settings.explainer
+    limits = PixelLimits.of(settings.vision)
+    options = WorkerOptions(None, limits, section.decode_timeout_s, section.decode_memory_bytes)
+    return FrameReader.in_workers(options, section.decode_workers, DecodeMetrics())

@@ -29,8 +29,7 @@ from shared.events import (
     ResultObject,
     StudyDiagnosed,
 )
-from shared.pixels import PixelLimits, read_frames
-from shared.pixels.frame import Frame
+from shared.pixels.frame_reader import FrameReader
 from shared.saliency.seeds import noise_seed
 from shared.vision.tasks import Task
 
@@ -91,7 +90,7 @@ class MakeMaps:
     archive: Archive
     explainer: FrameExplainer
     trust: TrustMeasure
-    limits: PixelLimits
+    reader: FrameReader
     files: MapFiles
 
     def __call__(self, order: MapOrder) -> MadeMaps:
@@ -101,6 +100,7 @@ class MakeMaps:
             ArchiveObjectMissingError: a frame's object is not in the archive.
             PermanentError: no frame can be explained; this is why the first cannot.
             ArchiveUnavailableError: the archive does not answer.
+            DecodersUnavailableError: no decoder is to be had just now.
         """
         objects: dict[str, bytes] = {}
         sources, errors = self._read_all(order, objects)
@@ -137,7 +137,7 @@ class MakeMaps:
             key = instance_key(study, frame.series_instance_uid, frame.sop_instance_uid)
             data = objects[key] if key in objects else objects.setdefault(key, self.archive.get(key))
             try:
-                pixels = self._frame(data, frame.frame_number)
+                (pixels,) = self.reader.read(data, [frame.frame_number], key=key)
             except UndecodablePixelsError as error:
                 errors[rank] = error
                 continue
@@ -145,12 +145,6 @@ class MakeMaps:
             request = FrameRequest(pixels, head, order.label, seed)
             sources.append(_Source(rank, key, data, frame, request, time.perf_counter() - started))
         return sources, errors
-
-    def _frame(self, data: bytes, number: int) -> Frame:
-        frames = read_frames(data, frame_numbers=[number], limits=self.limits)
-        if len(frames) != 1:
-            raise UndecodablePixelsError(f"frame {number} is not in the object")
-        return frames[0]
 
     def _finish(
         self, order: MapOrder, source: _Source, outcome: FrameExplanation | NotExplainableError, explain_s: float

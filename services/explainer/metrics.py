@@ -35,5 +35,10 @@ MAP_RELIABILITY: Final = Counter(
     "similis_explainer_map_reliability_total", "Maps by reliability.", ["task", "reliability"]
 )
 
+# Decode workers that died or took too long on a frame, which then has no map.
+WORKERS_REPLACED: Final = Counter(
+    "similis_explainer_decode_workers_replaced_total", "Decode workers that were replaced.", ["reason"]
+)
+
 # Progress within a map: moves while one is being made.
 FORWARD_PASSES: Final = Counter("similis_explainer_forward_passes_total", "Batches that went through the backbone.")

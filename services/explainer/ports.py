@@ -71,7 +71,7 @@ class Trust:
     """How far a map can be trusted, as far as it was measured.
 
     Attributes:
-        reliability: Of its range, beside maps of random weights.
+        reliability: Of its lead over chance, beside maps of random weights.
         reason: In plain words.
         facts: What it was measured by, for the record.
         faithfulness: None if it was not measured.

@@ -53,7 +53,7 @@ class ExplainerSection(Section):
     faithfulness: bool = Field(
         True,
         description="Measure insertion and deletion of each map beside random orders: about as many forward passes as "
-        "a ViT-CX map takes.",
+        "a ViT-CX map takes. Without it no map is checked.",
     )
     dicom_results: bool = Field(
         True, description="Also write DICOM objects into the study: see docs/explainer-dicom.md for which."
@@ -66,6 +66,15 @@ class ExplainerSection(Section):
     )
     studies_at_once: PositiveInt = Field(
         2, description="Studies under way at once; their masked images share batches. More than partitions is idle."
+    )
+    decode_workers: NonNegativeInt = Field(
+        1, description="Worker processes that decode the frames. 0: decode in the service itself."
+    )
+    decode_timeout_s: PositiveFloat = Field(
+        30.0, description="Longest decode of one frame; then its worker is replaced and the frame is undecodable."
+    )
+    decode_memory_bytes: NonNegativeInt = Field(
+        4 * 1024**3, description="Address space that a decode worker may take beyond its start's; 0: no limit."
     )
     stuck_after_s: PositiveFloat = Field(
         600.0, description="With a map under way and no forward pass finished for this long, /livez fails."

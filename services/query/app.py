@@ -12,19 +12,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from fastapi import FastAPI
 from pydantic import ValidationError
 
-from services.query import openapi
+from services.query import metrics, openapi
+from services.query.audit.log import AuditLog
 from services.query.catalogue import Catalogue
+from services.query.decoding import open_frame_reader
 from services.query.explanations import Explanations, NoPublisher, Publisher
 from services.query.find_similar import FindSimilar
+from services.query.follow_live import FollowLive
 from services.query.http import build_app
+from services.query.live_backbone import judging_tasks, load_at_start, load_live, open_collections, vision_of
 from services.query.parts import Parts
 from services.query.pictures import PictureCache, Pictures
 from services.query.ports import Encoder
 from services.query.schema import TaskInfo
 from services.query.settings import QuerySettings
 from services.query.spaces import Collections, Open, Space
+from services.query.study_columns import CurrentColumns
 from services.query.study_news import StudyNews
 from services.query.work import Workers
 from shared.archive import Archive, open_archive
@@ -33,11 +39,10 @@ from shared.health import Health, bind, serve, write_endpoints
 from shared.labels import LabelStore
 from shared.logs import configure_logging
 from shared.pixels import PixelLimits
+from shared.pixels.frame_reader import FrameReader
 from shared.vector_index import collection_name, open_index
 from shared.vector_index.aliases import open_aliases
 from shared.vector_index.port import Aliases, VectorIndex
-from shared.vision.live_version import live_folder
-from shared.vision.retrieval_report import RetrievalReport
 from shared.vision.tasks import BUILT_IN, TaskDefinition, load_definition, read_definition, task_names
 
 log = logging.getLogger(__name__)
@@ -70,26 +75,32 @@ async def run(settings: QuerySettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     health = Health()
-    app = build_app(settings.query, health)
+    audit = AuditLog(settings.query.audit, on_dropped=metrics.AUDIT_RECORDS_LOST.inc)
+    app = build_app(settings.query, health, audit)
     archive = open_archive(settings.archive)
     async with (
+        _closing(audit),
         serve(app, bind(settings.query.host, settings.query.port), grace_s=GRACE_S) as url,
         _publisher(settings) as publisher,
     ):
-        preparing = asyncio.create_task(_prepare(settings, archive, publisher))
+        tasks = [asyncio.create_task(_prepare(app, settings, archive, publisher))]
         stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait({preparing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():
-            app.state.parts = await preparing
+            await tasks[0]
+            tasks.append(asyncio.create_task(_follow_live(app, settings)()))
             health.ready = True
             write_endpoints(settings.endpoint_file, {"http": url, "metrics": f"{url}/metrics"})
             log.info("ready at %s (research use only)", url)
         await stopping
-        preparing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            parts = await preparing
-            parts.news.stop()
-            parts.collections.close()
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        if app.state.parts is not None:
+            app.state.parts.news.stop()
+            app.state.parts.frame_reader.close()
+            app.state.parts.collections.close()
     log.info("stopped")
 
 
@@ -105,11 +116,13 @@ def build_parts(
     spaces: Mapping[str, Space] | None = None,
     open_collection: Open | None = None,
     aliases: Aliases | None = None,
+    frame_reader: FrameReader | None = None,
 ) -> Parts:
-    """What the routes work with."""
+    """What the routes work with. Decode workers are started by the first frame, unless `frame_reader` has some."""
     query = settings.query
     limits = PixelLimits.of(settings.vision)
     upload_limits = replace(limits, max_decoded_bytes=query.upload_max_decoded_bytes)
+    reader = frame_reader or open_frame_reader(settings)
 
     def workers(size: int) -> Workers:
         return Workers(size, queue_timeout_s=query.queue_timeout_s, retry_after_s=query.retry_after_s)
@@ -119,6 +132,7 @@ def build_parts(
         settings=query,
         archive=archive,
         catalogue=catalogue,
+        columns=CurrentColumns(catalogue),
         news=StudyNews(
             catalogue,
             poll_s=query.event_poll_s,
@@ -130,7 +144,8 @@ def build_parts(
         encoder=encoder,
         find_similar=FindSimilar(index, encoder.id, query.search_frames_max),
         collections=Collections(encoder.id, encoder.dim, index, open_collection, aliases, spaces or {}),
-        pictures=Pictures(archive, PictureCache(query.picture_cache_bytes), limits, query.picture_max_px),
+        pictures=Pictures(archive, PictureCache(query.picture_cache_bytes), reader, query.picture_max_px),
+        frame_reader=reader,
         limits=limits,
         upload_limits=upload_limits,
         tasks=tasks,
@@ -155,6 +170,15 @@ def check_openapi(path: Path) -> list[str]:
 
 
 @contextlib.asynccontextmanager
+async def _closing(audit: AuditLog) -> AsyncIterator[None]:
+    """The audit log is written to its end once nobody is served any more."""
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(audit.close)
+
+
+@contextlib.asynccontextmanager
 async def _publisher(settings: QuerySettings) -> AsyncIterator[Publisher | None]:
     """Where requests for maps go; None without a broker: all but asking for maps works then."""
     if settings.kafka.bootstrap is None:
@@ -175,11 +199,12 @@ def _opener(settings: QuerySettings) -> Open:
     return lambda name, dim: open_index(settings.qdrant, collection=name, dim=dim)
 
 
-async def _prepare(settings: QuerySettings, archive: Archive, publisher: Publisher | None) -> Parts:
+async def _prepare(app: FastAPI, settings: QuerySettings, archive: Archive, publisher: Publisher | None) -> None:
+    # No other reference to the parts is kept: after a change of the backbone the old one's memory is given back.
     definitions = await asyncio.to_thread(label_definitions, settings)
     encoder, tasks, spaces = await asyncio.to_thread(_load_vision, settings)
     index = await _open_index(settings, encoder)
-    return build_parts(
+    app.state.parts = build_parts(
         settings,
         archive=archive,
         index=index,
@@ -191,6 +216,8 @@ async def _prepare(settings: QuerySettings, archive: Archive, publisher: Publish
         open_collection=_opener(settings),
         aliases=open_aliases(settings.qdrant),
     )
+    # So that no request waits for the workers.
+    await asyncio.to_thread(app.state.parts.frame_reader.start)
 
 
 def label_definitions(settings: QuerySettings) -> Mapping[str, TaskDefinition]:
@@ -207,36 +234,27 @@ def label_definitions(settings: QuerySettings) -> Mapping[str, TaskDefinition]:
     return found | {definition.name: definition for definition in named}
 
 
-def _load_vision(settings: QuerySettings) -> tuple[Encoder, tuple[TaskInfo, ...], dict[str, Space]]:
-    # Torch takes seconds to import, and describing the API must not need it.
-    from shared.vision.backbone import load_backbone
-    from shared.vision.tasks import load_tasks
+def _load_vision(settings: QuerySettings) -> tuple[Encoder, tuple[TaskInfo, ...], Mapping[str, Space]]:
+    live = load_at_start(settings)
+    return live.encoder, judging_tasks(settings.vision), live.spaces
 
-    backbone = load_backbone(settings.vision)
-    loaded = load_tasks(settings.vision.tasks_dir, backbone.id)
-    tasks = tuple(
-        TaskInfo(
-            name=task.name,
-            title=task.definition.title,
-            labels=tuple(entry.label for entry in task.definition.classes),
-            findings=tuple(entry.label for entry in task.definition.classes if entry.is_finding),
-            abstain_below=task.definition.abstain_below,
-            head_id=task.head.id,
-        )
-        for task in loaded
+
+def _follow_live(app: FastAPI, settings: QuerySettings) -> FollowLive:
+    def load(collection: str) -> tuple[Encoder, Collections]:
+        live = load_live(vision_of(settings, collection))
+        return live.encoder, open_collections(settings, live)
+
+    def exchange(parts: Parts) -> None:
+        app.state.parts = parts
+
+    return FollowLive(
+        open_aliases(settings.qdrant),
+        load,
+        current=lambda: app.state.parts,
+        exchange=exchange,
+        poll_s=settings.query.live_poll_s,
+        grace_s=settings.query.search_timeout_s,
     )
-    folder = settings.vision.tasks_dir or BUILT_IN
-    spaces = {
-        task.name: Space(
-            task.name,
-            task.definition.title,
-            task.head,
-            RetrievalReport.load(live_folder(folder / task.name), head_id=task.head.id, backbone_id=backbone.id),
-        )
-        for task in loaded
-        if task.head.space_dim is not None
-    }
-    return backbone, tasks, spaces
 
 
 async def _open_index(settings: QuerySettings, encoder: Encoder) -> VectorIndex:

@@ -115,7 +115,7 @@ class Catalogue:
     _reading: threading.Lock = field(default_factory=threading.Lock)
 
     def studies(self) -> tuple[StudyRecord, ...]:
-        """Every study that has a manifest, newest first.
+        """Every study that has a manifest, newest first; the same tuple until a study changes.
 
         Raises:
             ArchiveUnavailableError: the archive cannot be read.
@@ -166,11 +166,15 @@ class Catalogue:
             if known is not None and known[0] == keys and started - known[2] <= self.recheck_s:
                 records[uid] = known
             elif (file := self._read(uid, keys)) is not None:
-                records[uid] = keys, file.record, started
+                # What was read again without a change stays the same object.
+                record = known[1] if known is not None and known[1] == file.record else file.record
+                records[uid] = keys, record, started
         self._records = records
-        self._ordered = tuple(
+        ordered = tuple(
             sorted((record for _, record, _ in records.values()), key=lambda record: record.order, reverse=True)
         )
+        if ordered != self._ordered:
+            self._ordered = ordered
         self._took_s = self.clock() - started
         self._read_at = self.clock()
         metrics.CATALOGUE_STUDIES.set(len(self._ordered))

@@ -7,7 +7,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from services.query.schema import SOP_EXAMPLE, STUDY_EXAMPLE, Notice, SaliencyMap
+from services.query import examples
+from services.query.examples import SOP_EXAMPLE, STUDY_EXAMPLE, example
+from services.query.schema import Notice, SaliencyMap
 from shared.events import TaskName
 from shared.ids import Uid
 
@@ -51,7 +53,7 @@ class ExplanationRequest(BaseModel):
 class Explanation(BaseModel):
     """What came of a request so far."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = example(examples.EXPLANATION)
 
     request_id: UUID
     study_instance_uid: str

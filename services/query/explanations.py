@@ -62,6 +62,11 @@ class Explanations:
     publisher: Publisher
     requests_max: int
 
+    @property
+    def offered(self) -> bool:
+        """Whether requests can reach an explainer at all: a broker is set."""
+        return not isinstance(self.publisher, NoPublisher)
+
     async def publish(self, asked: ExplanationRequested) -> None:
         """Send a request that `keep` keeps to the explainer; a repeat makes no second map.
 

@@ -12,7 +12,6 @@ from uuid import UUID
 import numpy as np
 
 from services.query.cursors import mark
-from services.query.patch_grid import PatchGrid
 from services.query.ports import Encoder
 from services.query.requests import Filters
 from services.query.spaces import SpaceHead
@@ -33,6 +32,7 @@ from shared.vector_index.port import (
     Region,
     VectorIndex,
 )
+from shared.vision.patch_grid import PatchGrid
 
 Kind = Literal["study", "series", "instance", "frame", "vector", "upload"]
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Self
+from typing import Final, Self
 from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from services.query.schema import SERIES_EXAMPLE, SOP_EXAMPLE, STUDY_EXAMPLE, Notice
+from services.query import examples
+from services.query.examples import SERIES_EXAMPLE, SOP_EXAMPLE, STUDY_EXAMPLE, example
+from services.query.schema import Notice
 from shared.ids import Uid
 from shared.labels import Comment, LabelTarget
 from shared.labels.record import ClassLabel
@@ -16,22 +18,6 @@ COMMENT_NOTE: Final = (
     "One line, kept as typed and shown to whoever may read labels. It must hold no identity: no name, number, date "
     "of birth or place of a patient."
 )
-_EXAMPLE: Final[dict[str, Any]] = {
-    "label_id": "5f0c0f6e-6f0e-4a39-9d3c-0d8c3f3b5a10",
-    "sequence": 1,
-    "task": "brain-mr",
-    "label": "glioma-like",
-    "study_instance_uid": STUDY_EXAMPLE,
-    "series_instance_uid": None,
-    "sop_instance_uid": None,
-    "frame_number": None,
-    "study_revision": 1,
-    "recorded_at": "2026-05-17T09:30:00Z",
-    "recorded_by": None,
-    "comment": "left temporal",
-    "supersedes": None,
-    "notice": "research use only",
-}
 
 
 class LabelRequest(BaseModel):
@@ -71,10 +57,10 @@ class LabelRequest(BaseModel):
         )
 
 
-class Label(BaseModel):
+class StudyLabel(BaseModel):
     """A label as a person gave it, or its withdrawal. Not a diagnosis."""
 
-    model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [_EXAMPLE]})
+    model_config = example(examples.LABEL)
 
     label_id: UUID
     sequence: PositiveInt = Field(description="Counts the records of this target from 1.")
@@ -95,11 +81,13 @@ class Label(BaseModel):
 class StudyLabels(BaseModel):
     """The labels of one study, for all tasks."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = example(
+        {"study_instance_uid": STUDY_EXAMPLE, "labels": [examples.LABEL], "history": None, **examples.NOTICE}
+    )
 
     study_instance_uid: str = Field(examples=[STUDY_EXAMPLE])
-    labels: tuple[Label, ...] = Field(description="Those that count now: by task, then by target.")
-    history: tuple[Label, ...] | None = Field(
+    labels: tuple[StudyLabel, ...] = Field(description="Those that count now: by task, then by target.")
+    history: tuple[StudyLabel, ...] | None = Field(
         description="With history=true: every record, of each target the oldest first; else null."
     )
     notice: Notice = "research use only"
@@ -108,10 +96,18 @@ class StudyLabels(BaseModel):
 class TaskLabels(BaseModel):
     """One page of the labels that count for a task, in a fixed order of studies and targets."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = example(
+        {
+            "task": "brain-mr",
+            "classes": ["normal", "glioma-like"],
+            "labels": [examples.LABEL],
+            "next_cursor": None,
+            **examples.NOTICE,
+        }
+    )
 
     task: str = Field(examples=["brain-mr"])
     classes: tuple[str, ...] = Field(description="The labels that may be given.", examples=[["normal", "glioma-like"]])
-    labels: tuple[Label, ...]
+    labels: tuple[StudyLabel, ...]
     next_cursor: str | None = Field(description="Pass as `cursor` to get the next page; null on the last.")
     notice: Notice = "research use only"

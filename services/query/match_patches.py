@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from services.query.patch_grid import PatchGrid
 from shared.vector_index.port import Region
+from shared.vision.patch_grid import PatchGrid
 
 REACH: Final = 2
 """Patches that a region reaches from its best pair, at most, to each side."""

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 _HOST: Final = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[^\[\]:/@]+))(?::[0-9]{1,5})?")
 _ENCODED: Final = [(name.encode("ascii"), value.encode("ascii")) for name, value in SECURITY_HEADERS]
-UPLOAD_PATH: Final = "/v1/search/upload"
+UPLOAD_PATHS: Final = frozenset({"/v1/search/upload", "/v1/matches/upload"})
 # Multipart boundaries and part headers come on top of the file.
 MULTIPART_OVERHEAD_BYTES: Final = 16_384
 
@@ -38,7 +38,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        is_upload = scope["path"] == UPLOAD_PATH
+        is_upload = scope["path"] in UPLOAD_PATHS
         most = self._upload_max if is_upload else self._body_max
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         received = 0
@@ -93,6 +93,37 @@ class AllowedHosts:
             return False
         found = _HOST.fullmatch(named[0])
         return found is not None and (found["v6"] or found["name"]) in self._allowed
+
+
+class PlainPaths:
+    """Refuses a path with a line end.
+
+    The router's `$` matches before a last one, so `/v1/session%0A` would be routed as `/v1/session`, past whatever
+    compares paths: rate limits, size limits, the audit log.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and "\n" in scope["path"]:
+            await problem_answer(Request(scope), Problem(404, "not-found", "Not Found"))(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+class WholeAnswers:
+    """Answers in full: nothing here is large, and a wrong Range would be answered in plain text by the framework."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http":
+            scope["headers"] = [header for header in scope["headers"] if header[0] != b"range"]
+        await self._app(scope, receive, send)
 
 
 class SecurityHeaders:

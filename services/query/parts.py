@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from services.query import problems
+from services.query.audit import trail
 from services.query.catalogue import Catalogue, StudyFile
 from services.query.explanations import Explanations
 from services.query.find_similar import FindSimilar
@@ -18,12 +19,14 @@ from services.query.ports import Encoder
 from services.query.schema import TaskInfo
 from services.query.settings import QuerySection
 from services.query.spaces import Collections
+from services.query.study_columns import CurrentColumns
 from services.query.study_news import StudyNews
 from services.query.work import Workers
 from shared.archive import Archive
 from shared.ids import Uid
 from shared.labels import LabelStore
 from shared.pixels import PixelLimits
+from shared.pixels.frame_reader import FrameReader
 from shared.vision.tasks import TaskDefinition
 
 
@@ -34,11 +37,13 @@ class Parts:
     settings: QuerySection
     archive: Archive
     catalogue: Catalogue
+    columns: CurrentColumns
     news: StudyNews
     encoder: Encoder
     find_similar: FindSimilar
     collections: Collections
     pictures: Pictures
+    frame_reader: FrameReader
     limits: PixelLimits
     upload_limits: PixelLimits
     tasks: tuple[TaskInfo, ...]
@@ -68,6 +73,7 @@ class Parts:
         file = await self.readers.run(lambda: self.catalogue.study(study_instance_uid))
         if file is None:
             raise problems.Problem(404, "unknown-study", "No study with this UID has been received.")
+        trail.asked_for(study_instance_uid, file.manifest.patient_pseudonyms)
         return file
 
 

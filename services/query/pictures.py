@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import threading
 from collections import OrderedDict
@@ -20,8 +19,8 @@ from shared.archive import Archive
 from shared.errors import ArchiveObjectCorruptError
 from shared.events import ExplanationMap
 from shared.manifest import InstanceEntry
-from shared.pixels import PixelLimits, read_frames
 from shared.pixels.frame import Frame
+from shared.pixels.frame_reader import FrameReader
 
 # One hue over grey, read by its strength, so by every kind of colour vision; dark enough for bright tissue.
 WEAK_RGB: Final = (226, 74, 0)
@@ -86,7 +85,7 @@ class Pictures:
 
     archive: Archive
     cache: PictureCache
-    limits: PixelLimits
+    reader: FrameReader
     max_px: int
 
     def frame(self, instance: InstanceEntry, frame_number: int, size_px: int | None) -> bytes:
@@ -113,9 +112,7 @@ class Pictures:
 
     def _decode(self, instance: InstanceEntry, frame_number: int) -> Frame:
         data = self.archive.get(instance.archive_key)
-        if hashlib.sha256(data).hexdigest() != instance.sha256:
-            raise ArchiveObjectCorruptError(f"{instance.archive_key} does not have the sha256 of its manifest")
-        return read_frames(data, frame_numbers=[frame_number], limits=self.limits)[0]
+        return self.reader.read(data, [frame_number], key=instance.archive_key, sha256=instance.sha256)[0]
 
     def _layer(self, saliency: ExplanationMap) -> bytes:
         values = _load_map(self.archive.get(saliency.map_key))

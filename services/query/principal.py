@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import hashlib
+from typing import Annotated, Final
 
 from fastapi import Depends, Request
 
 from shared.labels.record import WHO_MAX
+
+_DIGEST_DIGITS: Final = 32
 
 
 def principal_of(request: Request) -> str | None:
@@ -18,7 +21,11 @@ def principal_of(request: Request) -> str | None:
     if user is None or not user.is_authenticated:
         return None
     name = "".join(letter for letter in str(user.display_name) if letter.isprintable())
-    return name[:WHO_MAX] or None
+    if len(name) > WHO_MAX:
+        # Two subjects of a provider may begin alike; they are never taken for one.
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_DIGITS]
+        name = f"{name[: WHO_MAX - _DIGEST_DIGITS - 1]}~{digest}"
+    return name or None
 
 
 Principal = Annotated[str | None, Depends(principal_of)]

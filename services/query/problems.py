@@ -1,14 +1,16 @@
 """Errors as RFC 9457 problem details: every answer that is no success has this form.
 
-What the client sent is never repeated in an answer: it may hold identity.
+What the client sent is not repeated in an answer, but for the path, percent-encoded: it may hold identity.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import quote
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
@@ -31,10 +33,14 @@ from shared.errors import (
     SimilisError,
     UndecodablePixelsError,
 )
+from shared.pixels.pool_frames import DecodersUnavailableError
 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE: Final = "application/problem+json"
+# A body of many mistakes must not be answered with a larger one.
+ERRORS_MAX: Final = 20
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class InvalidParameter(BaseModel):
@@ -65,8 +71,8 @@ class ProblemDetails(BaseModel):
     title: str
     status: int
     detail: str
-    instance: str = Field(description="The path that was asked for.")
-    errors: list[InvalidParameter] | None = None
+    instance: str = Field(description="The path that was asked for, percent-encoded.")
+    errors: list[InvalidParameter] | None = Field(None, description=f"The first mistakes, at most {ERRORS_MAX}.")
 
 
 class Problem(HTTPException):
@@ -103,7 +109,7 @@ def starting(retry_after_s: int) -> Problem:
 
 
 READ_ONLY: Final[dict[int | str, dict[str, Any]]] = {
-    403: described("This service is set up to take neither labels nor requests.")
+    403: described("The role does not cover this, or the service is set up to take neither labels nor requests.")
 }
 
 # Most particular first: the first class that fits an error decides.
@@ -115,6 +121,7 @@ _PIPELINE: Final[tuple[tuple[type[SimilisError], int, str], ...]] = (
     (ArchiveObjectMissingError, 404, "not-archived"),
     (ArchiveObjectCorruptError, 500, "archive-object-corrupt"),
     (IndexUnavailableError, 503, "index-unavailable"),
+    (DecodersUnavailableError, 503, "decoders-unavailable"),
     (labels.UnknownClassError, 422, "unknown-class"),
     (labels.UnknownSeriesError, 404, "unknown-series"),
     (labels.UnknownInstanceError, 404, "unknown-instance"),
@@ -128,6 +135,7 @@ _PIPELINE: Final[tuple[tuple[type[SimilisError], int, str], ...]] = (
 # These messages may name hosts, folders or keys: the log has them, the client gets these words.
 _OUTAGE: Final = {
     "index-unavailable": "The vector index does not answer just now. Browsing still works; try the search again.",
+    "decoders-unavailable": "No image can be decoded just now; try again shortly.",
     "archive-unavailable": "The archive cannot be read or written just now.",
     "broker-unavailable": "The explainer cannot be asked just now: Kafka does not answer, or none is set.",
     "archive-object-corrupt": "What the archive holds is not what was archived; it is not shown.",
@@ -154,10 +162,7 @@ def install(app: FastAPI, *, retry_after_s: int) -> None:
 
     async def on_validation(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        errors = [
-            {"where": ".".join(str(part) for part in found["loc"]), "detail": str(found["msg"])}
-            for found in error.errors()
-        ]
+        errors = [{"where": _where(found["loc"]), "detail": str(found["msg"])} for found in error.errors()[:ERRORS_MAX]]
         return _answer(request, 422, "invalid-request", "The request is not valid; see `errors`.", errors=errors)
 
     async def on_pipeline(request: Request, error: Exception) -> JSONResponse:
@@ -181,7 +186,7 @@ def install(app: FastAPI, *, retry_after_s: int) -> None:
 
 def problem_answer(request: Request, problem: Problem) -> JSONResponse:
     """A problem's answer, for middleware outside of the exception handlers."""
-    return _answer(request, problem.status_code, problem.kind, str(problem.detail))
+    return _answer(request, problem.status_code, problem.kind, str(problem.detail), headers=problem.headers)
 
 
 def _answer(
@@ -199,11 +204,16 @@ def _answer(
         "title": kind.replace("-", " ").capitalize(),
         "status": status,
         "detail": detail,
-        "instance": request.url.path,
+        "instance": quote(request.scope["path"], safe="/:@!$&'()*+,;=", errors="replace"),
     }
     if errors is not None:
         body["errors"] = errors
     return JSONResponse(body, status, {"Cache-Control": "no-store", **(headers or {})}, MEDIA_TYPE)
+
+
+def _where(place: Sequence[object]) -> str:
+    """The path to a value. A name that the client made up is told only if it is a plain one."""
+    return ".".join(name if _PLAIN_NAME.fullmatch(name) else "?" for name in map(str, place))
 
 
 def _slug(status: int) -> str:

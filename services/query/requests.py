@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, PositiveInt, StringConstraints, model_validator
 
-from services.query.schema import SOP_EXAMPLE, STUDY_EXAMPLE
+from services.query.examples import SOP_EXAMPLE, STUDY_EXAMPLE
 from shared.events import Decision
 from shared.ids import Uid
 from shared.vector_index.port import Region

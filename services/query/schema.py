@@ -7,7 +7,7 @@ diagnosis carries the notice.
 from __future__ import annotations
 
 from datetime import date
-from typing import Any, Final, Literal
+from typing import Literal
 
 from pydantic import (
     AwareDatetime,
@@ -18,32 +18,18 @@ from pydantic import (
     PositiveInt,
 )
 
+from services.query import examples
+from services.query.examples import PICTURE_EXAMPLE, SERIES_EXAMPLE, SOP_EXAMPLE, STUDY_EXAMPLE, example
 from shared.events import ClassScore, Decision, Faithfulness, Probability, Reliability
 
 Notice = Literal["research use only"]
-
-STUDY_EXAMPLE: Final = "2.25.183214512345678901234567890123456789"
-SERIES_EXAMPLE: Final = "2.25.183214512345678901234567890123456790"
-SOP_EXAMPLE: Final = "2.25.183214512345678901234567890123456791"
-PICTURE_EXAMPLE: Final = f"/v1/studies/{STUDY_EXAMPLE}/instances/{SOP_EXAMPLE}/frames/1.png?size=256"
-
-
-def _example(**values: Any) -> ConfigDict:
-    return ConfigDict(frozen=True, json_schema_extra={"examples": [values]})
 
 
 # -- diagnoses -------------------------------------------------------------------------------
 class Verdict(BaseModel):
     """One task's prediction in short."""
 
-    model_config = _example(
-        task="brain-mr",
-        decision="finding",
-        label="glioma-like",
-        confidence=0.91,
-        reason="highest calibrated probability",
-        notice="research use only",
-    )
+    model_config = example(examples.VERDICT)
 
     task: str
     decision: Decision
@@ -68,6 +54,8 @@ class Evidence(BaseModel):
 class Diagnosis(Verdict):
     """One task's prediction in full."""
 
+    model_config = example(examples.DIAGNOSIS)
+
     revision: PositiveInt = Field(description="The study's revision that was judged.")
     diagnosed_at: AwareDatetime
     classes: tuple[ClassScore, ...]
@@ -82,7 +70,7 @@ class Diagnosis(Verdict):
 class SaliencyMap(BaseModel):
     """A map of what in a frame spoke for the predicted class."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = example(examples.SALIENCY_MAP)
 
     task: str
     target_label: str
@@ -109,7 +97,7 @@ class SaliencyMap(BaseModel):
 class StudySummary(BaseModel):
     """A study in the list."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = example(examples.STUDY_SUMMARY)
 
     study_instance_uid: str = Field(examples=[STUDY_EXAMPLE])
     revision: PositiveInt
@@ -133,7 +121,7 @@ class StudySummary(BaseModel):
 class StudyList(BaseModel):
     """One page of studies, newest first."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = example(examples.STUDY_LIST)
 
     studies: tuple[StudySummary, ...]
     total: NonNegativeInt = Field(description="Studies that meet the filters, on all pages.")
@@ -167,6 +155,8 @@ class SeriesDetail(BaseModel):
 class StudyDetail(StudySummary):
     """A study with everything that may be shown of it."""
 
+    model_config = example(examples.STUDY_DETAIL)
+
     series: tuple[SeriesDetail, ...]
     diagnoses: tuple[Diagnosis, ...]
     maps: tuple[SaliencyMap, ...]
@@ -185,7 +175,7 @@ class FacetValue(BaseModel):
 class Facets(BaseModel):
     """Values to filter by, commonest first."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = example(examples.FACETS)
 
     studies: NonNegativeInt
     task: tuple[FacetValue, ...]
@@ -214,7 +204,7 @@ class TaskInfo(BaseModel):
 class SpaceInfo(BaseModel):
     """A space that can be searched."""
 
-    model_config = _example(name="visual", title="Looks alike", description="Compares the whole look of an image.")
+    model_config = example(examples.SPACE)
 
     name: str = Field(description="Pass as `space`.")
     title: str
@@ -224,7 +214,7 @@ class SpaceInfo(BaseModel):
 class Info(BaseModel):
     """What this service is."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = example(examples.INFO)
 
     name: Literal["Similis"] = "Similis"
     version: str
@@ -233,6 +223,8 @@ class Info(BaseModel):
     tasks: tuple[TaskInfo, ...]
     spaces: tuple[SpaceInfo, ...] = Field(description="The visual space, and that of each task whose head has one.")
     region_search: bool = Field(description="Whether regions of frames are indexed, so that `region` finds something.")
+    takes_labels: bool = Field(description="Whether labels may be given here.")
+    takes_map_requests: bool = Field(description="Whether saliency maps may be asked for here: there is a broker.")
     studies: NonNegativeInt
     frames_indexed: NonNegativeInt | None = Field(description="null while the vector index does not answer.")
     search_limit_max: PositiveInt

@@ -7,43 +7,22 @@ diagnosis carries the notice.
 from __future__ import annotations
 
 from datetime import date
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
+from services.query import examples
+from services.query.examples import example
 from services.query.problems import ProblemDetails
-from services.query.schema import PICTURE_EXAMPLE, SERIES_EXAMPLE, SOP_EXAMPLE, STUDY_EXAMPLE, Notice
+from services.query.schema import Notice
 from shared.events import Probability
 from shared.vector_index.port import Region
-
-
-def _example(**values: Any) -> ConfigDict:
-    return ConfigDict(frozen=True, json_schema_extra={"examples": [values]})
 
 
 class Neighbour(BaseModel):
     """A similar frame, and its study's prediction."""
 
-    model_config = _example(
-        rank=1,
-        score=0.93,
-        study_instance_uid=STUDY_EXAMPLE,
-        series_instance_uid=SERIES_EXAMPLE,
-        sop_instance_uid=SOP_EXAMPLE,
-        frame_number=1,
-        modality="MR",
-        body_part="BRAIN",
-        sex="F",
-        age_band="60-69",
-        study_date="2024-05-17",
-        task="brain-mr",
-        decision="finding",
-        label="glioma-like",
-        label_source="predicted",
-        agrees=True,
-        image_url=PICTURE_EXAMPLE,
-        notice="research use only",
-    )
+    model_config = example(examples.NEIGHBOUR)
 
     rank: PositiveInt
     score: float = Field(description="Cosine similarity of the embeddings, -1 to 1.")
@@ -78,11 +57,13 @@ class LabelCount(BaseModel):
 class VoteCalibration(BaseModel):
     """How often such a vote was right when it was measured on studies whose class is known."""
 
-    model_config = _example(
-        probability=0.82,
-        low=0.7,
-        high=0.9,
-        source="phantom images: 60 of 96 test studies of brain-mr, simulated; research use only",
+    model_config = example(
+        {
+            "probability": 0.82,
+            "low": 0.7,
+            "high": 0.9,
+            "source": "phantom images: 60 of 96 test studies of brain-mr, simulated; research use only",
+        }
     )
 
     probability: Probability = Field(description="Share of such votes that were right.")
@@ -94,15 +75,7 @@ class VoteCalibration(BaseModel):
 class Vote(BaseModel):
     """The neighbours' majority: each study among them has one vote, that of its best frame."""
 
-    model_config = _example(
-        label="glioma-like",
-        votes=7,
-        voters=10,
-        without_label=0,
-        tie=False,
-        counts=[{"label": "glioma-like", "studies": 7}, {"label": "normal", "studies": 3}],
-        notice="research use only",
-    )
+    model_config = example(examples.VOTE)
 
     label: str | None = Field(description="The commonest label; null without voters and on a tie.")
     votes: NonNegativeInt = Field(description="Of the commonest label.")
@@ -119,7 +92,7 @@ class Vote(BaseModel):
 class QueryFacts(BaseModel):
     """What was searched for."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = example(examples.SEARCH["query"])
 
     kind: Literal["study", "series", "instance", "frame", "vector", "upload"]
     frames_used: NonNegativeInt = Field(description="Frames whose embeddings were averaged; 0 for a vector.")
@@ -138,7 +111,7 @@ class QueryFacts(BaseModel):
 class SearchResponse(BaseModel):
     """Neighbours, best first."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = example(examples.SEARCH)
 
     query: QueryFacts
     results: tuple[Neighbour, ...]
@@ -161,7 +134,7 @@ class BatchAnswer(BaseModel):
 class BatchResponse(BaseModel):
     """The answers of a batch, in the order of its searches."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = example({"answers": [{"answer": examples.SEARCH, "problem": None}], **examples.NOTICE})
 
     answers: tuple[BatchAnswer, ...]
     notice: Notice = "research use only"
@@ -170,11 +143,7 @@ class BatchResponse(BaseModel):
 class RegionMatch(BaseModel):
     """A region of either frame that is like one of the other."""
 
-    model_config = _example(
-        query={"left": 0.25, "top": 0.25, "width": 0.19, "height": 0.19},
-        neighbour={"left": 0.5, "top": 0.31, "width": 0.19, "height": 0.19},
-        score=0.87,
-    )
+    model_config = example(examples.REGION_MATCH)
 
     query: Region
     neighbour: Region
@@ -184,7 +153,7 @@ class RegionMatch(BaseModel):
 class MatchResponse(BaseModel):
     """Which regions of two frames correspond, best first: what moved the similarity, not where disease is."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = example({"matches": [examples.REGION_MATCH], "method": "mutual nearest patches", **examples.NOTICE})
 
     matches: tuple[RegionMatch, ...]
     method: str

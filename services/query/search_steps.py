@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,15 +10,14 @@ from dataclasses import replace
 import anyio
 
 from services.query import metrics, views
+from services.query.audit import trail
 from services.query.cursors import SearchCursor, decode_search, encode_search, fingerprint
 from services.query.find_similar import FindSimilar, NotIndexedError, Start, Tally, Wish, mark_of, tally
 from services.query.parts import Parts
 from services.query.problems import Problem
 from services.query.requests import Filters, SearchOptions, SearchRequest
 from services.query.search_schema import SearchResponse, VoteCalibration
-from shared.errors import ArchiveObjectCorruptError
 from shared.ids import point_id
-from shared.pixels import read_frames
 from shared.pixels.frame import Frame
 from shared.vector_index import Level
 from shared.vector_index.port import FramePayload
@@ -83,6 +81,7 @@ def indexed_frame(parts: Parts, sop_instance_uid: str, frame_number: int) -> tup
     Raises:
         NotIndexedError: it is not indexed, or its study is gone.
         ArchiveObjectCorruptError: the bytes are not those that were received.
+        UndecodablePixelsError: it cannot be decoded.
     """
     points = parts.find_similar.index.retrieve(
         [point_id(parts.find_similar.backbone_id, sop_instance_uid, frame_number)]
@@ -90,14 +89,15 @@ def indexed_frame(parts: Parts, sop_instance_uid: str, frame_number: int) -> tup
     if not points:
         raise NotIndexedError("no such frame")
     payload = points[0].payload
+    trail.asked_for(payload.study_instance_uid, (payload.patient_pseudonym,))
     file = parts.catalogue.study(payload.study_instance_uid)
     entry = file.instance(sop_instance_uid) if file else None
     if entry is None:
         raise NotIndexedError("the frame's study is not archived")
-    data = parts.archive.get(entry[1].archive_key)
-    if hashlib.sha256(data).hexdigest() != entry[1].sha256:
-        raise ArchiveObjectCorruptError(f"{entry[1].archive_key} does not have the sha256 of its manifest")
-    return read_frames(data, frame_numbers=[frame_number], limits=parts.limits)[0], payload
+    instance = entry[1]
+    data = parts.archive.get(instance.archive_key)
+    frames = parts.frame_reader.read(data, [frame_number], key=instance.archive_key, sha256=instance.sha256)
+    return frames[0], payload
 
 
 async def answer(
@@ -133,6 +133,9 @@ async def answer(
     seen = given + tuple(mark_of(hit, by_frame) for hit in page.hits)
     more = page.more and len(seen) < seen_max
     votes = tally(page.hits)
+    if start.of_study is not None:
+        trail.asked_for(start.of_study.study_instance_uid)
+    trail.given(hit.payload.study_instance_uid for hit in page.hits)
     return SearchResponse(
         query=views.query_facts(start, options, own_patient_excluded=wish.exclude_own_patient, preview=preview),
         results=views.neighbours(page.hits, start, first_rank=len(given) + 1),

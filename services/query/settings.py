@@ -6,7 +6,10 @@ from pathlib import Path
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from shared.settings import QdrantSettings, Section, SimilisSettings, VisionSettings
+from services.query.access.settings import AuthSection
+from services.query.audit.log import AuditSection
+from services.query.rate_limits.settings import RateLimitSection
+from shared.settings import NextSettings, QdrantSettings, Section, SimilisSettings, VisionSettings
 
 
 class QuerySection(Section):
@@ -17,6 +20,11 @@ class QuerySection(Section):
         (),
         description="Host names that requests may name (JSON list); others get 421. Unset: localhost, 127.0.0.1, "
         "::1 and the bound host, or any (`*`) where the bound address is not a loopback address.",
+    )
+    trusted_proxies: tuple[str, ...] = Field(
+        (),
+        description="Addresses and networks of reverse proxies (JSON list). Of a request that comes from one, "
+        "X-Forwarded-For says whose it is; of others it says nothing.",
     )
     port: NonNegativeInt = Field(8080, description="Port of the API and the page; 0: any free one.")
     upload_max_bytes: PositiveInt = Field(50_000_000, description="Largest upload; a larger one is answered with 413.")
@@ -86,10 +94,25 @@ class QuerySection(Section):
         20.0, description="Longest a request waits for a free worker before it is answered with 503."
     )
     workers: PositiveInt = Field(8, description="Requests that read the index or the archive at the same time.")
-    decoders: PositiveInt = Field(2, description="Frames that are decoded at the same time.")
+    decoders: PositiveInt = Field(2, description="Frames that are decoded or drawn at the same time.")
+    decode_workers: NonNegativeInt = Field(
+        2, description="Worker processes that decode uploads and archived frames. 0: decode in the service itself."
+    )
+    decode_timeout_s: PositiveFloat = Field(
+        10.0, description="Longest decode of one frame; then its worker is replaced and the frame is undecodable."
+    )
+    decode_memory_bytes: NonNegativeInt = Field(
+        4 * 1024**3, description="Address space that a decode worker may take beyond its start's; 0: no limit."
+    )
     encoders: PositiveInt = Field(1, description="Uploads that are embedded at the same time.")
     retry_after_s: PositiveInt = Field(5, description="Retry-After of an answer with 503.")
+    live_poll_s: PositiveFloat = Field(
+        5.0, description="The alias `live` is read this often; when it was switched, the other backbone is loaded."
+    )
     start_pause_s: PositiveFloat = Field(2.0, description="Pause before an index that is away is tried again at start.")
+    auth: AuthSection = AuthSection()
+    audit: AuditSection = AuditSection()
+    rate_limit: RateLimitSection = RateLimitSection()
 
 
 class QuerySettings(SimilisSettings):
@@ -98,3 +121,4 @@ class QuerySettings(SimilisSettings):
     query: QuerySection = QuerySection()
     qdrant: QdrantSettings = QdrantSettings()
     vision: VisionSettings = VisionSettings()
+    next: NextSettings = NextSettings()

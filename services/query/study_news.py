@@ -10,11 +10,12 @@ import asyncio
 import logging
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 from services.query import metrics, views
+from services.query.audit import trail
 from services.query.catalogue import Catalogue, StudyRecord
 from shared.errors import SimilisError
 
@@ -50,7 +51,7 @@ class StudyNews:
     kept_max: int
     _listeners: int = 0
     _number: int = 0  # of the latest change
-    _kept: deque[tuple[int, str]] = field(init=False)
+    _kept: deque[tuple[int, str, str]] = field(init=False)  # number, study, its summary as JSON
     _seen: dict[str, StudyRecord] | None = None
     _listing: tuple[StudyRecord, ...] = ()
     _watcher: asyncio.Task[None] | None = None
@@ -100,11 +101,13 @@ class StudyNews:
         """Whether `stop` was called."""
         return self._stopped
 
-    async def events(self, last_event_id: str | None) -> AsyncIterator[str]:
+    async def events(
+        self, last_event_id: str | None, may_listen: Callable[[], bool] = lambda: True
+    ) -> AsyncIterator[str]:
         """The text of a stream of server-sent events, for one who joined.
 
         Without an ID it tells what happens from now on; with the ID of an event, what happened since.
-        `event: reset` says that this is not known any more.
+        `event: reset` says that this is not known any more. The stream ends when `may_listen` says no.
         """
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + self.stream_max_s
@@ -112,16 +115,17 @@ class StudyNews:
         # The ID alone lets a client that has seen no event yet come back to this place.
         begins_at = self._number if place is None else place
         yield f": research use only\nretry: {RECONNECT_MS}\nid: {self._id(begins_at)}\n\n"
-        while not self.is_stopped() and loop.time() < ends_at:
+        while not self.is_stopped() and loop.time() < ends_at and may_listen():
             woken = self._woken
             if place is None or place < self._number - len(self._kept):
                 place = self._number
                 yield f"event: reset\nid: {self._id(place)}\ndata: {{}}\n\n"
-            for number, data in [one for one in self._kept if one[0] > place]:
+            for number, uid, data in [one for one in self._kept if one[0] > place]:
                 place = number
                 metrics.EVENTS.inc()
+                trail.given([uid])
                 yield f"event: study\nid: {self._id(number)}\ndata: {data}\n\n"
-                if self.is_stopped():
+                if self.is_stopped() or not may_listen():
                     return
             try:
                 await asyncio.wait_for(woken.wait(), min(self.keep_alive_s, max(0.0, ends_at - loop.time())))
@@ -162,7 +166,7 @@ class StudyNews:
             self._number += skipped
             for record in changed[skipped:]:
                 self._number += 1
-                self._kept.append((self._number, views.summary(record).model_dump_json()))
+                self._kept.append((self._number, record.study_instance_uid, views.summary(record).model_dump_json()))
                 await asyncio.sleep(0)
         if changed:
             self._wake()

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
+from services.query import examples
+from services.query.examples import example
 from services.query.schema import Notice
 from shared.errors import ConfigurationError
 from shared.vision.curves import Curves, ReliabilityBin, RocCurve
@@ -70,6 +72,8 @@ class ValidatedTask(_Value):
 
 class ValidatedTasks(_Value):
     """The tasks that there are reports of."""
+
+    model_config = example({"tasks": [examples.VALIDATED_TASK], **examples.NOTICE})
 
     tasks: tuple[ValidatedTask, ...]
     notice: Notice = "research use only"
@@ -149,6 +153,7 @@ class Validation(_Value):
     confusion: Confusion
     roc: tuple[RocCurve, ...] | None
     calibration: tuple[ReliabilityBin, ...] | None
+    curves_source: str | None = Field(description="The set of cases of ROC and calibration; null: that of `source`.")
     retrieval: Retrieval | None
     limits: tuple[str, ...]
     commands: Commands
@@ -197,12 +202,13 @@ def validation_of(tasks_dir: Path | None, name: str) -> Validation | None:
         confusion=Confusion(labels=card.labels, counts=first.study.confusion),
         roc=curves.roc if curves else None,
         calibration=curves.calibration if curves else None,
+        curves_source=curves.source if curves else None,
         retrieval=_retrieval(folder, card),
         limits=card.limits,
         commands=Commands(
             confusion=card.rebuild,
-            roc=card.rebuild,
-            calibration=card.rebuild,
+            roc=f"similis evaluate {name} --out OUT",
+            calibration=f"similis evaluate {name} --out OUT",
             retrieval=f"similis evaluate retrieval {name}",
         ),
     )

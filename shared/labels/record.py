@@ -15,7 +15,8 @@ WHO_MAX: Final = 128
 
 # One line of text: a control character has no place in it and could forge lines where it is shown.
 Comment = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=COMMENT_MAX, pattern=r"^[^\p{Cc}]*$")
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=COMMENT_MAX, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$"),
 ]
 ClassLabel = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 

@@ -22,7 +22,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-from shared.errors import ConfigurationError, PipelineError
+from shared.errors import ConfigurationError, PipelineError, UndecodablePixelsError
 from shared.pixels.frame import FrameError
 from shared.pixels.pool_frames import (
     DIED,
@@ -237,6 +237,8 @@ class _Lane:
         losses = not_begun = 0
         while not self._closing.is_set():
             process = self._ensure()
+            if pending.cancelled.is_set():  # its reader left at the first lost frame
+                return
             try:
                 frames = process.frames(replace(pending.request, frame_numbers=tuple(left)))
                 for item in frames:
@@ -256,6 +258,8 @@ class _Lane:
                     if not_begun == START_TRIES:
                         raise DecodersUnavailableError("the decode workers take no object") from None
                     continue
+                if pending.request.evenly is not None:  # which frames are left only the worker knew
+                    raise UndecodablePixelsError(_WHAT_HAPPENED[lost.reason]) from None
                 losses += 1
                 if not left:
                     break

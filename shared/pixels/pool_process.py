@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from shared.pixels.frame import FrameError
 from shared.pixels.limits import PixelLimits
 from shared.pixels.pool_channel import Channel
 from shared.pixels.pool_frames import DIED, TIMED_OUT, DecodeRequest, PreparedFrame
-from shared.pixels.pool_memory import FrameSlots, anonymous_file, shrink_object, write_object
+from shared.pixels.pool_memory import anonymous_file, frame_memory, new_frame_memory, shrink_object, write_object
 from shared.pixels.pool_worker import GO_ON, STOP, WorkerSpec
+from shared.vision.transform import Letterbox
 
 START_TIMEOUT_S: Final = 60.0
 LONGEST_MESSAGE_BYTES: Final = 64 * 1024
@@ -62,11 +64,12 @@ class WorkerOptions:
     """What every worker of a pool is started with.
 
     Attributes:
+        size_px: Side of the squares that frames are letterboxed into; None: they stay whole.
         command: The program; its last argument will be the specification.
         memory_bytes: Address space that a worker may take beyond what it has at its start; 0: no limit.
     """
 
-    size_px: int
+    size_px: int | None
     limits: PixelLimits
     timeout_s: float
     memory_bytes: int
@@ -89,11 +92,13 @@ class DecodeProcess:
                 our_end, their_end = socketpair()
                 ours.callback(our_end.close)
                 theirs.callback(their_end.close)
-                slots = anonymous_file(FrameSlots.size_bytes(size_px), fixed=True)
+                slots = new_frame_memory(size_px)
                 theirs.callback(os.close, slots)
                 self._object = anonymous_file(0, fixed=False)
                 ours.callback(os.close, self._object)
-                self._slots = FrameSlots(slots, size_px)
+                # Whole frames are read through the descriptor, squares through a map of it.
+                kept = os.dup(slots) if size_px is None else slots
+                self._slots = frame_memory(kept, size_px, options.limits.max_frame_pixels)
                 ours.callback(self._slots.close)
                 spec = WorkerSpec(
                     parent_pid=os.getpid(),
@@ -142,20 +147,32 @@ class DecodeProcess:
 
         Raises:
             ObjectNotBegunError: it cannot be given the object.
-            WorkerLostError: it ended, or a frame took longer than `timeout_s`. All it had sent was given before.
+            WorkerLostError: it ended, a frame took longer than `timeout_s`, or it gave others than were asked for. All
+                it had sent was given before.
         """
         try:
             self._begin(request)
         except WorkerLostError as lost:
             raise ObjectNotBegunError(lost.reason) from None
+        due, chosen = list(request.frame_numbers), 0
         while True:
             answer = self._receive(self._options.timeout_s)
             if "error" in answer:
                 raise _ERRORS.get(str(answer["error"]), errors.UndecodablePixelsError)(str(answer["message"]))
             if "done" in answer:
+                if due or (request.evenly and not chosen):
+                    raise WorkerLostError(DIED)
                 break
+            item = self._item(answer)
+            # A worker that a hostile image took over could give frames without end.
+            if item.number in due:
+                due.remove(item.number)
+            elif chosen < (request.evenly or 0):
+                chosen += 1
+            else:
+                raise WorkerLostError(DIED)
             try:
-                yield self._item(answer)
+                yield item
             except GeneratorExit:
                 self._stop()
                 raise
@@ -163,6 +180,7 @@ class DecodeProcess:
             with contextlib.suppress(WorkerLostError):
                 self._send(GO_ON)
         shrink_object(self._object)
+        self._slots.shrink()
 
     def interrupt(self) -> None:
         """End it at once, from any thread; the one that waits for it gets a WorkerLostError."""
@@ -186,6 +204,9 @@ class DecodeProcess:
             "sha256": request.sha256,
             "key": request.key,
             "frame_numbers": request.frame_numbers,
+            "is_picture": request.is_picture,
+            "max_decoded_bytes": request.max_decoded_bytes,
+            "evenly": request.evenly,
         }
         self._send(json.dumps(job).encode())
 
@@ -193,10 +214,12 @@ class DecodeProcess:
         try:
             if "failed" in answer:
                 return FrameError(int(answer["failed"]), str(answer["reason"]), str(answer["message"]))
-            square = self._slots.view(int(answer["slot"]), colour=bool(answer["colour"])).copy()
+            square = self._slots.take(int(answer["slot"]), tuple(int(length) for length in answer["shape"]))
             notes = tuple(str(note) for note in answer["notes"])
-            return PreparedFrame(int(answer["frame"]), square, notes, float(answer["seconds"]))
-        except (KeyError, TypeError, ValueError):
+            content = Letterbox(*(int(edge) for edge in answer["content"])).checked(max(square.shape[:2]))
+            seconds, aspect = float(answer["seconds"]), _ratio(answer["aspect"])
+            return PreparedFrame(int(answer["frame"]), square, content, notes, seconds, aspect)
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise WorkerLostError(DIED) from None
 
     def _stop(self) -> None:
@@ -228,6 +251,13 @@ class DecodeProcess:
             raise WorkerLostError(TIMED_OUT) from None
         except OSError:
             raise WorkerLostError(DIED) from None
+
+
+def _ratio(value: Any) -> float:
+    """A worker's word for a positive number; ValueError if it is none."""
+    if not 0 < (ratio := float(value)) < math.inf:
+        raise ValueError("not a ratio")
+    return ratio
 
 
 def _environment() -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 It reads jobs from a socket and answers with one line of JSON for each frame, the pixels in shared memory:
 
-    <- {"path": P or null, "size_bytes": N, "sha256": H, "key": K, "frame_numbers": [...]}
-    -> {"frame": 7, "slot": 0, "colour": false, "notes": [], "seconds": 0.004}   <- "+" (seen), or "." (seen; stop)
+    <- {"path": P or null, "size_bytes": N, "sha256": H, "key": K, "frame_numbers": [...], ...}
+    -> {"frame": 7, "slot": 0, "shape": [224, 224], "content": [16, 0, 192, 224], "aspect": 1.0, ...}
+                                                                                 <- "+" (seen), or "." (seen; stop)
     -> {"failed": 8, "reason": "UndecodablePixelsError", "message": "..."}       <- the same
     -> {"done": true}  or  {"error": "NotAnImageError", "message": "..."}
 
@@ -20,7 +21,7 @@ import os
 import resource
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from socket import socket
 from typing import Any, Final
@@ -28,8 +29,8 @@ from typing import Any, Final
 from shared.errors import PipelineError
 from shared.pixels.limits import PixelLimits
 from shared.pixels.pool_channel import Channel
-from shared.pixels.pool_frames import DecodeRequest, PreparedFrame, decoded, read_source
-from shared.pixels.pool_memory import SLOTS, FrameSlots, read_object
+from shared.pixels.pool_frames import DecodeRequest, PreparedFrame, prepared, read_source
+from shared.pixels.pool_memory import SLOTS, FrameMemory, frame_memory, read_object
 
 LONGEST_MESSAGE: Final = 500  # characters of an error's message
 LONGEST_JOB_BYTES: Final = 1 << 30  # of JSON; the parent is trusted
@@ -47,7 +48,7 @@ class WorkerSpec:
     socket: int
     slots: int
     object: int
-    size_px: int
+    size_px: int | None
     timeout_s: float
     memory_bytes: int
     limits: dict[str, int]
@@ -62,8 +63,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     connection = Channel(socket(fileno=spec.socket), LONGEST_JOB_BYTES)
-    slots = FrameSlots(spec.slots, spec.size_px)
     limits = PixelLimits(**spec.limits)
+    slots = frame_memory(spec.slots, spec.size_px, limits.max_frame_pixels)
     _send(connection, {"ready": True})
     while True:
         try:
@@ -74,21 +75,20 @@ def main() -> None:
             _work(job, spec, connection, slots, limits)
 
 
-def _work(job: dict[str, Any], spec: WorkerSpec, connection: Channel, slots: FrameSlots, limits: PixelLimits) -> None:
+def _work(job: dict[str, Any], spec: WorkerSpec, connection: Channel, slots: FrameMemory, limits: PixelLimits) -> None:
     unseen = 0  # messages about frames that the parent has not answered yet
     slot = 0
     try:
         _alarm(spec)
-        data = read_source(_request(job, spec))
-        for item in decoded(data, tuple(job["frame_numbers"]), spec.size_px, limits):
+        request = _request(job, spec)
+        for item in prepared(request, read_source(request), spec.size_px, limits):
             if unseen == SLOTS:
                 if connection.receive() == STOP:
                     _send(connection, {"done": True})
                     return
                 unseen -= 1
             if isinstance(item, PreparedFrame):
-                colour = item.square.ndim == 3
-                slots.view(slot, colour=colour)[...] = item.square
+                slots.put(slot, item.square)
                 _send(connection, _described(item, slot))
                 slot = (slot + 1) % SLOTS
             else:
@@ -110,7 +110,9 @@ def _described(frame: PreparedFrame, slot: int) -> dict[str, Any]:
     return {
         "frame": frame.number,
         "slot": slot,
-        "colour": frame.square.ndim == 3,
+        "shape": frame.square.shape,
+        "content": astuple(frame.content),
+        "aspect": frame.pixel_aspect,
         "notes": frame.notes,
         "seconds": frame.seconds,
     }
@@ -118,7 +120,15 @@ def _described(frame: PreparedFrame, slot: int) -> dict[str, Any]:
 
 def _request(job: dict[str, Any], spec: WorkerSpec) -> DecodeRequest:
     source = Path(job["path"]) if job["path"] is not None else read_object(spec.object, job["size_bytes"])
-    return DecodeRequest(job["key"], source, job["sha256"], tuple(job["frame_numbers"]))
+    return DecodeRequest(
+        job["key"],
+        source,
+        job["sha256"],
+        tuple(job["frame_numbers"]),
+        job["is_picture"],
+        job["max_decoded_bytes"],
+        job["evenly"],
+    )
 
 
 def _send(connection: Channel, message: dict[str, Any]) -> None:

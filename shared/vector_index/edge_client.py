@@ -164,6 +164,9 @@ class EdgeClientAliases:
         names: list[str] = self._owner.ask("owner/collections", {})["collections"]
         return names
 
+    def drop(self, collection: str) -> None:
+        self._owner.ask("owner/drop", {"collection": collection})
+
     def close(self) -> None:
         self._owner.close()
 

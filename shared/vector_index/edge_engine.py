@@ -19,6 +19,8 @@ from shared.vector_index.edge_folder import FolderLock, copy_tree
 from shared.vector_index.edge_rebuild import Rebuild, Wear, flat_points_of, recover
 from shared.vector_index.edge_settings import IndexSection
 from shared.vector_index.edge_shard import (
+    STUDY_ONLY,
+    StudyHit,
     close_shard,
     compile_filter,
     create_shard,
@@ -29,13 +31,15 @@ from shared.vector_index.edge_shard import (
     shard_config,
     stored_dim,
     study_hit_of,
+    study_hits_of,
     upsert_operation,
+    uuid_of,
     wanted_dim,
 )
 from shared.vector_index.filters import is_empty, require_keyword
 from shared.vector_index.port import Embedding, Field, Filter, FramePoint, Hit
-from shared.vector_index.studies import StudyHit, best_of_each_study
-from shared.vector_index.vectors import checked, checked_points, cosine
+from shared.vector_index.studies import best_of_each_study
+from shared.vector_index.vectors import checked, checked_points
 
 T = TypeVar("T")
 
@@ -118,13 +122,13 @@ class EdgeEngine:
 
     def search_studies(self, vector: Embedding, *, limit: int, where: Filter = Filter()) -> list[Hit]:
         def fetch(narrowed: Filter, count: int) -> list[StudyHit]:
-            found = self._nearest(vector, limit=count, where=narrowed, payload=["study_instance_uid"])
-            return [study_hit_of(one) for one in found]
+            return [*map(study_hit_of, self._nearest(vector, limit=count, where=narrowed, payload=STUDY_ONLY))]
 
         with self._guard:
             best = best_of_each_study(fetch, limit=limit, where=where)
-            points = {point.id: point for point in self.retrieve([one.id for one in best])}
-        return [Hit(one.id, cosine(one.score), points[one.id].payload) for one in best]
+            ids = [uuid_of(one.found.id) for one in best]
+            records = self._run(lambda shard: shard.retrieve([*ids], True, False)) if ids else []
+        return study_hits_of(best, records)
 
     def retrieve(self, ids: Sequence[UUID]) -> list[FramePoint]:
         wanted: list[int | UUID | str] = [*dict.fromkeys(ids)]
@@ -230,10 +234,7 @@ class EdgeEngine:
                 rebuild.discard()
 
     def optimize(self) -> bool:
-        """Build graphs and drop deleted points in place, where nobody waits; says whether anything was done.
-
-        Blocks every thread of the process, for the better part of a minute with 100,000 points.
-        """
+        """Build graphs and drop deleted points in place, for up to minutes; says whether anything was done."""
         return self._run(lambda shard: shard.optimize())
 
     def copy_to(self, folder: Path) -> int:

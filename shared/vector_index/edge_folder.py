@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import uuid
 from pathlib import Path
 
 from shared.errors import ConfigurationError
 
 _COPY_BYTES = 1 << 30
+_PUT_AWAY = ".dropped-"  # begins the name of a folder to be removed; no collection may have such a name
 
 
 class FolderLock:
@@ -75,6 +77,23 @@ def write_lasting(path: Path, content: bytes) -> None:
     _sync(draft)
     os.replace(draft, path)
     _sync(path.parent)
+
+
+def put_away(folder: Path) -> None:
+    """Take a folder's name from it, at once and lastingly; `remove_put_away` removes it, which takes a while."""
+    folder.rename(folder.with_name(f"{_PUT_AWAY}{uuid.uuid4().hex}"))
+    _sync(folder.parent)
+
+
+def is_put_away(folder: Path) -> bool:
+    """Whether a folder has no name any more."""
+    return folder.name.startswith(_PUT_AWAY)
+
+
+def remove_put_away(data_dir: Path) -> None:
+    """Remove the folders that were put away, also those that a kill left."""
+    for gone in data_dir.glob(f"{_PUT_AWAY}*"):
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def _copy_file(source: Path, target: Path) -> None:

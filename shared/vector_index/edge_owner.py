@@ -16,15 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from shared.errors import ConfigurationError, SimilisError
+from shared.errors import ConfigurationError, IndexUnavailableError, SimilisError
 from shared.health import Health
 from shared.vector_index import metrics
 from shared.vector_index.edge_aliases import AliasFile
 from shared.vector_index.edge_engine import EdgeEngine
-from shared.vector_index.edge_folder import FolderLock
+from shared.vector_index.edge_folder import FolderLock, is_put_away, put_away, remove_put_away
 from shared.vector_index.edge_settings import IndexSection
 from shared.vector_index.edge_tidy import TidyCollection
-from shared.vector_index.names import require_name
+from shared.vector_index.names import require_known, require_name, require_unused
 from shared.vector_index.port import Filter, FramePoint
 from shared.vector_index.snapshots import SnapshotCollection, finish_snapshot, require_no_restore, start_snapshot
 from shared.vector_index.vectors import checked_points
@@ -66,6 +66,7 @@ class EdgeOwner:
         self._writing = asyncio.Lock()
         self._last_write = time.monotonic()
         self._untidy: set[str] = set()
+        self._tidying: str | None = None
         try:
             require_no_restore(data_dir)
             self._aliases = AliasFile(data_dir)
@@ -75,6 +76,7 @@ class EdgeOwner:
 
     async def open_existing(self) -> None:
         """Open every collection in the folder, which replays its log."""
+        await asyncio.to_thread(remove_put_away, self._data_dir)
         for name in self._stored():
             await self.on_engine_thread(partial(self._engine, name, None))
 
@@ -117,13 +119,29 @@ class EdgeOwner:
             ConfigurationError: there is no such collection, or the alias cannot be a name.
         """
         require_name(alias)
-        if collection not in self.collections():
-            raise ConfigurationError(f"there is no collection {collection!r}")
-        await asyncio.to_thread(self._aliases.switch, alias, collection)
+        async with self._writing:  # it must not be dropped meanwhile
+            require_known(collection, self.collections())
+            await asyncio.to_thread(self._aliases.switch, alias, collection)
 
     def collections(self) -> list[str]:
         """All collections, in order."""
         return sorted({*self._engines, *self._stored()})
+
+    async def drop(self, collection: str) -> None:
+        """Remove a collection; when it returns that is on the disk.
+
+        Raises:
+            ConfigurationError: there is no such collection, or an alias stands for it.
+            IndexUnavailableError: it is being rebuilt just now.
+        """
+        async with self._writing:
+            require_known(collection, self.collections())
+            require_unused(collection, self._aliases.all())
+            if collection == self._tidying:
+                raise IndexUnavailableError(f"the collection {collection!r} is being rebuilt: try again later")
+            self._untidy.discard(collection)
+            await self.on_engine_thread(partial(self._put_away, collection))
+        await asyncio.to_thread(remove_put_away, self._data_dir)
 
     async def snapshot(self, target: Path) -> dict[str, int]:
         """Copy every collection and the aliases to `target`; how many points each holds there.
@@ -157,6 +175,7 @@ class EdgeOwner:
                 continue
             untidy, self._untidy = self._untidy, set()
             for collection in sorted(untidy):
+                self._tidying = collection
                 try:
                     engine = await self.on_engine_thread(partial(self._engine, collection, None))
                     tidy = TidyCollection(engine, settings, self._writing, self.on_engine_thread)
@@ -166,6 +185,8 @@ class EdgeOwner:
                 except SimilisError as error:
                     log.warning("collection %s could not be optimised: %s", collection, error)
                     metrics.ERRORS.labels("optimize", "engine").inc()
+                finally:
+                    self._tidying = None
             last_look = time.monotonic()
 
     async def close(self) -> None:
@@ -236,9 +257,12 @@ class EdgeOwner:
             log.warning("collection %s could not be counted: %s", collection, error)
 
     async def _measure(self, collection: str) -> None:
-        engine = self._engines[collection]
-        metrics.POINTS.labels(collection).set(await self.on_engine_thread(engine.count))
-        metrics.FLAT_POINTS.labels(collection).set(await self.on_engine_thread(engine.flat_points))
+        def measure() -> None:
+            if (engine := self._engines.get(collection)) is not None:  # it may have been dropped since
+                metrics.POINTS.labels(collection).set(engine.count())
+                metrics.FLAT_POINTS.labels(collection).set(engine.flat_points())
+
+        await self.on_engine_thread(measure)
 
     def _engine(self, collection: str, dim: int | None) -> EdgeEngine:
         engine = self._engines.get(collection)
@@ -251,10 +275,17 @@ class EdgeOwner:
         engine.require_dim(dim)
         return engine
 
+    def _put_away(self, collection: str) -> None:
+        self._engine(collection, None).close()
+        del self._engines[collection]
+        metrics.POINTS.remove(collection)
+        metrics.FLAT_POINTS.remove(collection)
+        put_away(self._data_dir / collection)  # in the same turn of the thread: nobody can open it in between
+
     def _stored(self) -> list[str]:
         # Also where a kill left only the old shard: opening the collection puts that back.
         found = (*self._data_dir.glob("*/shard/edge_config.json"), *self._data_dir.glob("*/shard.old/edge_config.json"))
-        return sorted({config.parent.parent.name for config in found})
+        return sorted({config.parent.parent.name for config in found if not is_put_away(config.parent.parent)})
 
     def on_engine_thread(self, work: Callable[[], T]) -> Awaitable[T]:
         """The result of `work`, which may touch the engine; calls are served in their order."""

@@ -104,8 +104,7 @@ def build_app(owner: EdgeOwner, health: Health, settings: IndexSection) -> Starl
         started = time.perf_counter()
         try:
             body = await _body(request, settings.max_request_bytes)
-            reply = await operation(owner, unpack(body))
-            return Response(pack(reply), media_type=MEDIA_TYPE)
+            return Response(pack(await operation(owner, unpack(body))), media_type=MEDIA_TYPE)
         except _TooLargeError as error:
             return _refusal(413, name, "malformed", error)
         except InvalidVectorError as error:
@@ -226,6 +225,11 @@ async def _collections(owner: EdgeOwner, message: Message) -> Message:
     return {"collections": owner.collections()}
 
 
+async def _drop(owner: EdgeOwner, message: Message) -> Message:
+    await owner.drop(str(message["collection"]))
+    return {}
+
+
 async def _snapshot(owner: EdgeOwner, message: Message) -> Message:
     return {"points": await owner.snapshot(Path(message["target"]))}
 
@@ -245,6 +249,7 @@ _OWNER_OPERATIONS: dict[str, Callable[[EdgeOwner, Message], Awaitable[Message]]]
     "get_alias": _get_alias,
     "switch_alias": _switch_alias,
     "collections": _collections,
+    "drop": _drop,
     "snapshot": _snapshot,
 }
 

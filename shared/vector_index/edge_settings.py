@@ -16,7 +16,7 @@ class IndexSection(Section):
     graph_links: PositiveInt = Field(16, description="Links of a point in the graph (HNSW m).")
     graph_build_width: PositiveInt = Field(128, description="Candidates while the graph is built (ef_construct).")
     graph_build_threads: NonNegativeInt = Field(0, description="CPU threads that build the graph; 0: the engine's own.")
-    graph_search_width: PositiveInt = Field(128, description="Candidates while the graph is searched (ef).")
+    graph_search_width: PositiveInt = Field(64, description="Candidates while the graph is searched (ef).")
     oversampling: float = Field(
         2.0, ge=1, description="So many times the wanted points are found by int8 and ranked anew by the originals."
     )

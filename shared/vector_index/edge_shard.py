@@ -7,7 +7,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -27,7 +27,6 @@ from shared.vector_index.port import (
     FramePoint,
     Hit,
 )
-from shared.vector_index.studies import StudyHit
 from shared.vector_index.vectors import cosine, normalized
 
 log = logging.getLogger(__name__)
@@ -146,7 +145,10 @@ def compile_filter(where: Filter) -> edge.Filter:
 
 def _condition(condition: Condition) -> edge.FieldCondition:
     if isinstance(condition, AnyOf):
-        return edge.FieldCondition(condition.field, match=edge.MatchAny(list(condition.values)))
+        values = list(condition.values)
+        # The engine looks up one value quicker than a list of one.
+        match = edge.MatchValue(values[0]) if len(values) == 1 else edge.MatchAny(values)
+        return edge.FieldCondition(condition.field, match=match)
     return edge.FieldCondition(condition.field, range=edge.RangeFloat(gte=condition.low, lte=condition.high))
 
 
@@ -161,9 +163,29 @@ def point_of(record: edge.Record) -> FramePoint:
     return FramePoint(uuid_of(record.id), vector, FramePayload.model_validate(record.payload))
 
 
+STUDY_ONLY: Final = ["study_instance_uid"]
+"""What is read of the payload of a `StudyHit`."""
+
+
+class StudyHit(NamedTuple):
+    """A found frame of which only the study was read: payloads are read for those that are returned."""
+
+    found: edge.ScoredPoint
+    study: str
+
+
 def study_hit_of(found: edge.ScoredPoint) -> StudyHit:
-    """A found point of which only the study was read."""
-    return StudyHit(uuid_of(found.id), found.score, str((found.payload or {})["study_instance_uid"]))
+    """A found point by its study. Its id stays where it is: ten times as many are found as are returned."""
+    return StudyHit(found, str((found.payload or {})["study_instance_uid"]))
+
+
+def study_hits_of(best: Sequence[StudyHit], records: Sequence[edge.Record]) -> list[Hit]:
+    """The found points with their whole payloads, which `records` has; one deleted in between is left out."""
+    payloads = {uuid_of(record.id): FramePayload.model_validate(record.payload) for record in records}
+    keys = [uuid_of(one.found.id) for one in best]
+    return [
+        Hit(key, cosine(one.found.score), payloads[key]) for key, one in zip(keys, best, strict=True) if key in payloads
+    ]
 
 
 def hit_of(found: edge.ScoredPoint) -> Hit:

@@ -9,9 +9,8 @@ from uuid import UUID
 
 import numpy as np
 
-from shared.errors import ConfigurationError
 from shared.vector_index.filters import is_empty, meets, require_keyword
-from shared.vector_index.names import require_name
+from shared.vector_index.names import require_known, require_name, require_unused
 from shared.vector_index.port import Embedding, Field, Filter, FramePoint, Hit
 from shared.vector_index.vectors import checked, checked_points, cosine, normalized
 
@@ -98,12 +97,16 @@ class MemoryAliases:
 
     def switch(self, alias: str, collection: str) -> None:
         require_name(alias)
-        if collection not in self._collections:
-            raise ConfigurationError(f"there is no collection {collection!r}")
+        require_known(collection, self._collections)
         self._targets[alias] = collection
 
     def collections(self) -> list[str]:
         return list(self._collections)
+
+    def drop(self, collection: str) -> None:
+        require_known(collection, self._collections)
+        require_unused(collection, self._targets)
+        self._collections.remove(collection)
 
     def close(self) -> None:
         """Nothing to release."""

@@ -202,5 +202,14 @@ class Aliases(Protocol):
     def collections(self) -> list[str]:
         """The names of all collections that the engine holds, in order."""
 
+    def drop(self, collection: str) -> None:
+        """Remove a collection and all its points for good; when it returns this survives a kill.
+
+        Whoever still writes to it makes a new one, so stop the writers first.
+
+        Raises:
+            ConfigurationError: there is no such collection, or an alias stands for it.
+        """
+
     def close(self) -> None:
         """Release connections. Not used afterwards."""

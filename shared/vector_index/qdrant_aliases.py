@@ -7,9 +7,8 @@ from typing import TypeVar
 
 from qdrant_client import QdrantClient, models
 
-from shared.errors import ConfigurationError
 from shared.settings import QdrantSettings
-from shared.vector_index.names import require_name
+from shared.vector_index.names import require_known, require_name, require_unused
 from shared.vector_index.qdrant_connection import ENGINE_ERRORS, connected, translate
 
 T = TypeVar("T")
@@ -28,13 +27,11 @@ class QdrantServerAliases:
         return cls(connected(settings))
 
     def get(self, alias: str) -> str | None:
-        found = self._ask(self._client.get_aliases).aliases
-        return next((each.collection_name for each in found if each.alias_name == alias), None)
+        return self._targets().get(alias)
 
     def switch(self, alias: str, collection: str) -> None:
         require_name(alias)
-        if collection not in self.collections():
-            raise ConfigurationError(f"there is no collection {collection!r}")
+        require_known(collection, self.collections())
         drop = models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias))
         create = models.CreateAliasOperation(
             create_alias=models.CreateAlias(collection_name=collection, alias_name=alias)
@@ -46,8 +43,18 @@ class QdrantServerAliases:
     def collections(self) -> list[str]:
         return sorted(each.name for each in self._ask(self._client.get_collections).collections)
 
+    def drop(self, collection: str) -> None:
+        require_known(collection, self.collections())
+        # The server would remove the alias with it, without a word.
+        require_unused(collection, self._targets())
+        self._ask(lambda: self._client.delete_collection(collection))
+
     def close(self) -> None:
         self._client.close()
+
+    def _targets(self) -> dict[str, str]:
+        found = self._ask(self._client.get_aliases).aliases
+        return {each.alias_name: each.collection_name for each in found}
 
     def _ask(self, call: Callable[[], T]) -> T:
         try:

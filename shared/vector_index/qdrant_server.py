@@ -43,7 +43,7 @@ _INDEXES: dict[str, models.PayloadSchemaType] = {
 }
 
 
-_SEARCH = models.SearchParams(hnsw_ef=128, quantization=models.QuantizationSearchParams(rescore=True, oversampling=2.0))
+_SEARCH = models.SearchParams(hnsw_ef=64, quantization=models.QuantizationSearchParams(rescore=True, oversampling=2.0))
 
 
 class _Grouped(NamedTuple):

@@ -3,18 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol, TypeVar
-from uuid import UUID
+from typing import Final, Protocol, TypeVar
 
 from shared.vector_index.port import AnyOf, Filter
-
-
-class StudyHit(NamedTuple):
-    """A found frame without its payload: payloads are read for those that are returned."""
-
-    id: UUID
-    score: float
-    study: str
 
 
 class _OfStudy(Protocol):
@@ -28,6 +19,7 @@ Fetch = Callable[[Filter, int], list[H]]
 """The most similar frames that meet a filter, best first, of about the given number: some if there are any."""
 
 _FIRST: Final = 4
+_MARGIN: Final = 2.5
 _MOST: Final = 4_096
 
 
@@ -49,5 +41,5 @@ def best_of_each_study(fetch: Fetch[H], *, limit: int, where: Filter) -> list[H]
         for hit in hits:
             best.setdefault(hit.study, hit)
         frames_of_one = len(hits) / (len(best) - known)
-        count = max(2 * count, int(1.5 * frames_of_one * (limit - len(best))))
+        count = int(_MARGIN * frames_of_one * (limit - len(best))) + limit
     return list(best.values())[:limit]

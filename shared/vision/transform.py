@@ -36,6 +36,17 @@ class Letterbox:
     height: int
     width: int
 
+    def checked(self, size_px: int) -> Letterbox:
+        """Itself.
+
+        Raises:
+            ValueError: it is empty or reaches beyond a `size_px` square.
+        """
+        for start, length in ((self.top, self.height), (self.left, self.width)):
+            if start < 0 or length < 1 or start + length > size_px:
+                raise ValueError(f"{self} does not lie in a square of {size_px} px")
+        return self
+
 
 def letterbox_box(height: int, width: int, pixel_aspect: float, size_px: int) -> Letterbox:
     """The rectangle that a (height, width) frame fills in a `size_px` square.

@@ -46,7 +46,7 @@ POOR_CONTRAST = """() => {
 
 def until(page, expression: str) -> None:
     """Wait for a JavaScript expression; the page's policy forbids the polling that Playwright injects."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while not page.evaluate(expression):
         assert time.monotonic() < end, expression
         time.sleep(0.03)

@@ -112,6 +112,12 @@ def test_why_draws_what_matched_on_both_images(page, box: LightBox):
     assert set(asked[0]) == {"query", "neighbour"}
     assert "Both are predicted “glioma-like”" in page.locator("#why").inner_text()
     assert "1: 0.91" in page.locator("#why").inner_text()
+    page.keyboard.press("l")
+    page.keyboard.press("ArrowRight")
+    seen = [pane.locator(".box").is_visible() for pane in page.locator(".pane").all()]
+    assert seen == [False, True], "boxes lie only on the frames that were matched"
+    page.keyboard.press("ArrowLeft")
+    assert page.locator(".pane").first.locator(".box").is_visible()
 
 
 def test_space_and_level_are_chosen_explained_and_linked_and_more_cases_follow(page, box: LightBox):
@@ -148,6 +154,7 @@ def test_a_region_is_drawn_by_keys_and_by_mouse_and_searched(page, box: LightBox
     assert asked[-1]["region"] == {"left": 0.39, "top": 0.35, "width": 0.3, "height": 0.32}
     assert asked[-1]["sop_instance_uid"]
     page.get_by_role("button", name="Region", exact=True).click()
+    assert page.locator("#draw-region").get_attribute("aria-pressed") == "true"
     area = page.locator(".picture").bounding_box()
     page.mouse.move(area["x"] + area["width"] * 0.2, area["y"] + area["height"] * 0.2)
     page.mouse.down()
@@ -170,7 +177,10 @@ def test_window_and_level_change_by_drag_and_keys_and_are_reset(page, box: Light
     open_study(page, box, GLIOMA)
     until(page, "document.querySelector('img.frame').naturalWidth > 0")
     slope = "Number(document.querySelector('#window feFuncR').getAttribute('slope'))"
-    page.keyboard.press("+")
+    size = page.locator(".picture").bounding_box()
+    for key in ("ArrowRight", "ArrowRight", "+"):
+        page.keyboard.press(key)
+        assert page.locator(".picture").bounding_box() == size, f"after {key} the picture keeps its size"
     assert page.evaluate(slope) > 1
     assert "url" in page.locator("img.frame").first.evaluate("node => getComputedStyle(node).filter")
     page.keyboard.press("0")
@@ -221,6 +231,21 @@ def test_a_study_that_becomes_known_appears_is_announced_and_moves_nothing(page,
     assert abs(page.evaluate(read) - before) < 2
 
 
+def test_after_a_gap_in_the_news_the_list_is_read_anew(page, box: LightBox):
+    describe(page, box, "/v1/events")
+    waiting: list = []
+    page.route(f"{box.url}/v1/events", lambda route: waiting.append(route))
+    page.goto(box.url)
+    page.wait_for_selector("#list li")
+    while not waiting:
+        page.wait_for_timeout(30)
+    # Asked for by the news, not by the clock.
+    page.evaluate("const last = setInterval(() => {}, 1e8); for (let at = 1; at <= last; at += 1) clearInterval(at)")
+    with page.expect_response(f"{box.url}/v1/studies?*"):
+        stream = "retry: 60000\nevent: reset\nid: 1\ndata: {}\n\n"
+        waiting[0].fulfill(content_type="text/event-stream", body=stream)
+
+
 def test_a_service_that_asks_who_is_there_is_told_by_a_key(page, box: LightBox):
     describe(page, box, "/v1/session")
     answer(page, f"{box.url}/v1/session", {"required": True, "principal": None, "roles": []})
@@ -255,6 +280,23 @@ def validate(page, box: LightBox) -> None:
     page.goto("about:blank")  # the page reads the description once
     page.goto(f"{box.url}/#/validation/brain-mr")
     page.wait_for_selector(".report svg")
+
+
+def test_validation_opens_on_the_task_of_the_study_and_leads_back_to_it(page, box: LightBox):
+    describe(page, box, "/v1/validation")
+    tasks = [{"name": "another", "title": "Another"}, {"name": "brain-mr", "title": "Brain MR"}]
+    answer(page, f"{box.url}/v1/validation", {"tasks": tasks})
+    for task in tasks:
+        answer(page, f"{box.url}/v1/validation/{task['name']}", {**REPORT, **task})
+    open_study(page, box, GLIOMA)
+    page.keyboard.press("v")
+    page.wait_for_selector(".report svg")
+    assert page.locator("#validation [aria-current]").inner_text() == "brain-mr"
+    page.get_by_role("link", name="another").click()
+    until(page, "document.querySelector('#validation [aria-current]')?.textContent === 'another'")
+    page.keyboard.press("Escape")
+    until(page, "document.body.dataset.view === 'study'")
+    assert box.seed.studies[GLIOMA].uid in page.url
 
 
 def test_validation_shows_diagrams_with_tables_and_says_phantom(page, box: LightBox):

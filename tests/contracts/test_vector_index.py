@@ -485,6 +485,17 @@ class TestAliases:
                 aliases.switch(alias, name)
         assert aliases.get("task") == "second"
 
+    def test_a_dropped_collection_is_gone_and_one_with_an_alias_is_refused(self, aliases: Aliases) -> None:
+        aliases.switch("task", "first")
+        for name in ("first", "third"):
+            with pytest.raises(ConfigurationError):
+                aliases.drop(name)
+        aliases.drop("second")
+        found = aliases.collections()
+        assert "first" in found
+        assert "second" not in found
+        assert aliases.get("task") == "first"
+
 
 def test_another_vector_length_needs_another_collection(owner_socket: Path, tmp_path: Path) -> None:
     EdgeEngine(tmp_path / "edge", dim=8).close()

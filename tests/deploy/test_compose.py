@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import BaseModel
 from typer.main import get_command
 
@@ -157,6 +158,18 @@ def test_every_volume_is_declared_and_the_query_service_cannot_write_the_archive
     assert "archive:/var/lib/similis/archive:ro" in containers["query"]["volumes"]
 
 
+def test_whoever_may_write_the_archive_over_http_is_asked_who_they_are(containers: dict[str, Any]) -> None:
+    added = yaml.safe_load((DEPLOY / "compose.access.yml").read_text())
+    query = added["services"]["query"]
+    assert unknown_settings(list(query["environment"]), SETTINGS["query"]) == []
+    assert query["environment"]["SIMILIS_QUERY__AUTH__REQUIRED"] == "true"
+    keys_file = Path(query["environment"]["SIMILIS_QUERY__AUTH__KEYS_FILE"])
+    mounted = dict(volume.split(":") for volume in query["volumes"])
+    assert mounted["query-keys"] == str(keys_file.parent)
+    assert mounted["archive"] == containers["query"]["environment"]["SIMILIS_ARCHIVE__URL"]
+    assert set(added["volumes"]) == {"query-keys"}
+
+
 def test_folders_that_are_mounted_from_here_exist(containers: dict[str, Any]) -> None:
     folders = [v.split(":")[0] for c in containers.values() for v in c.get("volumes", []) if v.startswith(".")]
     assert folders
@@ -234,7 +247,9 @@ def config(program: list[str], files: list[Path], secrets: dict[str, str]) -> su
     )
 
 
-@pytest.mark.parametrize("more", [[], [DEPLOY / "compose.gpu.yml"]], ids=["cpu", "gpu"])
+@pytest.mark.parametrize(
+    "more", [[], [DEPLOY / "compose.gpu.yml"], [DEPLOY / "compose.access.yml"]], ids=["cpu", "gpu", "access"]
+)
 def test_compose_accepts_the_file(compose_program: list[str], more: list[Path]) -> None:
     answer = config(compose_program, [COMPOSE_FILE, *more], SECRETS)
     assert answer.returncode == 0, answer.stderr

@@ -114,6 +114,19 @@ class TestPhantomsByStorescu:
         assert phantoms[0].study_instance_uid not in {hit["study_instance_uid"] for hit in hits}
         assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
 
+        # A part of a frame finds parts of other patients' frames.
+        assert system.http.get("/v1/info").json()["region_search"] is True
+        strongest = diagnoses[phantoms[0].study_instance_uid][0]["evidence"][0]
+        body = {
+            "sop_instance_uid": strongest["sop_instance_uid"],
+            "frame_number": strongest["frame_number"],
+            "region": {"left": 0.3, "top": 0.3, "width": 0.3, "height": 0.2},
+        }
+        hits = system.http.post("/v1/search", json=body).raise_for_status().json()["results"]
+        assert len(hits) >= 7
+        assert phantoms[0].study_instance_uid not in {hit["study_instance_uid"] for hit in hits}
+        assert {(hit["region"]["width"], hit["region"]["height"]) for hit in hits} == {(0.25, 0.25)}
+
         # A map for every finding, signed, of the model's grid, with an overlay to look at.
         findings = {uid for uid in studies if diagnoses[uid][0]["decision"] == "finding"}
         assert findings, "no phantom with a lesion was called a finding"

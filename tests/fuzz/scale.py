@@ -1,4 +1,6 @@
-"""How much is fuzzed: SIMILIS_FUZZ_CASES in all, from SIMILIS_FUZZ_SEED; SIMILIS_FUZZ_ONLY runs one case alone."""
+"""How much is fuzzed, from SIMILIS_FUZZ_SEED: SIMILIS_FUZZ_CASES against the listener, of which SIMILIS_FUZZ_ONLY runs
+one alone, and SIMILIS_FUZZ_QUERY_CASES against the query service.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ from typing import Final
 from tests.fuzz.exchange import FindingError
 
 CASES: Final = int(os.environ.get("SIMILIS_FUZZ_CASES", "300"))
+QUERY_CASES: Final = int(os.environ.get("SIMILIS_FUZZ_QUERY_CASES", "400"))
 SEED: Final = int(os.environ.get("SIMILIS_FUZZ_SEED", "1"))
 _MOST_FINDINGS: Final = 5
 
@@ -17,6 +20,11 @@ _MOST_FINDINGS: Final = 5
 def share(part: float) -> int:
     """So many cases are this `part` of all."""
     return max(1, round(CASES * part))
+
+
+def share_of_query(part: float) -> int:
+    """So many cases are this `part` of all against the query service."""
+    return max(1, round(QUERY_CASES * part))
 
 
 def run_cases(name: str, numbers: range, seed: int, run: Callable[[random.Random], None]) -> int:

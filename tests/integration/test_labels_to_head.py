@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from services.listener.ports import MemoryPublisher
 from services.query.app import build_parts, label_definitions
 from services.query.http import build_app
-from services.query.settings import QuerySettings
+from services.query.settings import QuerySection, QuerySettings
 from services.training.command_line import train_command
 from services.training.phantoms import recipe
 from shared.archive import Archive
@@ -69,7 +69,7 @@ def received(phantoms: list[Phantom], tmp_path_factory: pytest.TempPathFactory) 
 
 
 def api(archive: Archive) -> httpx.AsyncClient:
-    encoder, settings = FakeEncoder(), QuerySettings()
+    encoder, settings = FakeEncoder(), QuerySettings(query=QuerySection(decode_workers=0))
     served = build_app(settings.query, Health())
     served.state.parts = build_parts(
         settings,

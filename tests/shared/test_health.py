@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import contextvars
+import io
+import logging
 import socket
 
+import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.routing import Route
 
-from shared.health import Health, bind
+from shared.health import Health, bind, serve
+from shared.logs import JsonFormatter
 
 
 def test_progress_of_one_work_does_not_hide_that_another_is_stuck() -> None:
@@ -45,3 +52,19 @@ def test_an_accepted_connection_does_not_wait_for_acknowledgements(host):
         bound.listen()
         with socket.create_connection(bound.getsockname()[:2]), bound.accept()[0] as accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+async def test_the_server_logs_an_unforeseen_error_as_the_service_does(monkeypatch):
+    async def fail(request: Request) -> None:
+        raise ValueError(request.query_params["name"])
+
+    written = io.StringIO()
+    handler = logging.StreamHandler(written)
+    handler.setFormatter(JsonFormatter("some"))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    async with serve(Starlette(routes=[Route("/", fail)]), bind("127.0.0.1", 0)) as url, httpx.AsyncClient() as client:
+        answer = await client.get(url, params={"name": "Doe^John"})
+    assert answer.status_code == 500
+    assert "server" not in answer.headers
+    assert "ValueError" in written.getvalue()
+    assert "Doe^John" not in written.getvalue()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final, TypeVar
 
 from fastapi import APIRouter
 
 from services.query import schema
-from services.query.catalogue import StudyRecord
 from services.query.parts import Parts, Ready
+from services.query.requests import Filters
 from shared.errors import IndexUnavailableError
 from shared.vision.retrieval_report import VISUAL
 
@@ -38,6 +37,8 @@ async def get_info(parts: Ready) -> schema.Info:
         tasks=parts.tasks,
         spaces=_spaces(parts),
         region_search=bool(await _asked(parts, parts.collections.has_regions)),
+        takes_labels=parts.settings.writable,
+        takes_map_requests=parts.settings.writable and parts.explanations.offered,
         studies=len(records),
         frames_indexed=await _asked(parts, parts.find_similar.index.count),
         search_limit_max=parts.settings.search_limit_max,
@@ -48,17 +49,7 @@ async def get_info(parts: Ready) -> schema.Info:
 @router.get("/v1/facets", summary="Values to filter by, with study counts")
 async def get_facets(parts: Ready) -> schema.Facets:
     """Of all received studies."""
-    records = await parts.readers.run(parts.catalogue.studies)
-    return schema.Facets(
-        studies=len(records),
-        task=_counted(records, lambda record: (found.task for found in record.diagnoses)),
-        decision=_counted(records, lambda record: (found.decision.value for found in record.diagnoses)),
-        label=_counted(records, lambda record: (found.label for found in record.diagnoses)),
-        modality=_counted(records, lambda record: record.modalities),
-        body_part=_counted(records, lambda record: record.body_parts),
-        sex=_counted(records, lambda record: record.sexes),
-        age_band=_counted(records, lambda record: record.age_bands),
-    )
+    return await parts.readers.run(lambda: parts.columns().find(Filters()).facets())
 
 
 def _spaces(parts: Parts) -> tuple[schema.SpaceInfo, ...]:
@@ -88,12 +79,3 @@ async def _asked(parts: Parts, of_index: Callable[[], T]) -> T | None:
     except IndexUnavailableError as error:
         log.warning("the index does not answer: %s", error)
         return None
-
-
-def _counted(
-    records: Sequence[StudyRecord], values: Callable[[StudyRecord], Iterable[str | None]]
-) -> tuple[schema.FacetValue, ...]:
-    """Each value once a study, commonest first."""
-    counts = Counter(value for record in records for value in set(values(record)) if value is not None)
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return tuple(schema.FacetValue(value=value, studies=count) for value, count in ordered)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from services.query import problems
+from services.query.access.users import User
 from services.query.parts import Ready
 from services.query.study_news import StudyNews, TooManyListenersError
 
@@ -16,7 +18,7 @@ router = APIRouter(tags=["studies"])
 
 STREAM: Final[dict[int | str, dict[str, Any]]] = {
     200: {
-        "description": "Until the client goes, the service stops, or the stream's longest time is over.",
+        "description": "Until the client goes, its sign-in ends, the service stops, or the longest time is over.",
         "content": {
             "text/event-stream": {
                 "schema": {
@@ -35,9 +37,10 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, news: StudyNews, last_event_id: str | None) -> None:
+    def __init__(self, news: StudyNews, last_event_id: str | None, may_listen: Callable[[], bool]) -> None:
         # A proxy must not hold events back.
-        super().__init__(news.events(last_event_id), headers={"X-Accel-Buffering": "no", "Cache-Control": "no-store"})
+        headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
+        super().__init__(news.events(last_event_id, may_listen), headers=headers)
         self._news = news
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,6 +60,7 @@ class EventStream(StreamingResponse):
 )
 async def get_events(
     parts: Ready,
+    request: Request,
     last_event_id: Annotated[
         str | None, Header(max_length=64, description="ID of the last event seen; what happened since is told first.")
     ] = None,
@@ -64,9 +68,11 @@ async def get_events(
     """Server-sent events: a study was received, judged or explained. Several changes in short order may be one event.
 
     `event: reset` says that what happened since `Last-Event-ID` is not known: read the list anew.
+    A stream ends when the key, token or session that opened it does.
     """
     try:
         await parts.news.join()
     except TooManyListenersError as error:
         raise problems.busy(parts.settings.retry_after_s) from error
-    return EventStream(parts.news, last_event_id)
+    user = request.scope.get("user")
+    return EventStream(parts.news, last_event_id, user.is_current if isinstance(user, User) else lambda: True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any, Final
-from uuid import UUID
 
 from fastapi import APIRouter, Response
 
@@ -11,10 +10,10 @@ from services.query import views
 from services.query.catalogue import StudyFile
 from services.query.explanation_schema import Explanation, ExplanationRequest
 from services.query.explanations import Answer, TooManyRequestsError
+from services.query.parameters import RequestId, StudyUid
 from services.query.parts import Parts, Ready
 from services.query.problems import READ_ONLY, Problem, described
 from shared.events import FrameReference, StudyDiagnosed
-from shared.ids import Uid
 from shared.manifest import InstanceEntry, SeriesEntry
 from shared.own_results import is_own_result, may_be_own_result
 
@@ -34,7 +33,7 @@ ASKED: Final[Responses] = {
 
 
 @router.post("/v1/explanations", summary="Ask for saliency maps", status_code=202, responses=ASKED)
-async def ask(request: ExplanationRequest, parts: Ready, response: Response) -> Explanation:
+async def ask_for_maps(request: ExplanationRequest, parts: Ready, response: Response) -> Explanation:
     """Maps of a diagnosis by a task, for any of its classes, on any frames of the study.
 
     Asking again for the same gives the same request: nothing is made twice. A map takes seconds to minutes and
@@ -63,7 +62,7 @@ async def ask(request: ExplanationRequest, parts: Ready, response: Response) -> 
 @router.get(
     "/v1/studies/{study_instance_uid}/explanation-requests/{request_id}", summary="What came of a request for maps"
 )
-async def get_request(study_instance_uid: Uid, request_id: UUID, parts: Ready) -> Explanation:
+async def get_explanation_request(study_instance_uid: StudyUid, request_id: RequestId, parts: Ready) -> Explanation:
     """Read from the archive at this moment."""
     file = await parts.study(study_instance_uid)
     known = await parts.readers.run(lambda: parts.explanations.answer(file, request_id))

@@ -8,10 +8,11 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import APIRouter, Header, Path, Query, Response
 
 from services.query import views
+from services.query.parameters import SopUid, StudyUid, Task
 from services.query.parts import Parts, Ready
+from services.query.principal import Principal
 from services.query.problems import Problem
-from shared.events import ExplanationMap, StudyExplained, TaskName
-from shared.ids import Uid
+from shared.events import ExplanationMap, StudyExplained
 from shared.manifest import InstanceEntry
 
 Responses = dict[int | str, dict[str, Any]]
@@ -20,6 +21,8 @@ router = APIRouter(tags=["images"])
 
 # An object never changes under its UID, but how it is drawn may, from one version to the next.
 CACHE_CONTROL: Final = "private, max-age=3600"
+# Where people sign in, the next one at this browser must be asked who they are, and is recorded.
+CACHE_CONTROL_OF_USERS: Final = "private, no-cache"
 PNG_ANSWER: Final[Responses] = {200: {"content": {"image/png": {}}, "description": "The picture."}}
 JSON_ANSWER: Final[Responses] = {200: {"content": {"application/json": {}}, "description": "The record, as archived."}}
 
@@ -37,10 +40,11 @@ IfNoneMatch = Annotated[str | None, Header(include_in_schema=False)]
     responses=PNG_ANSWER,
 )
 async def get_frame(
-    study_instance_uid: Uid,
-    sop_instance_uid: Uid,
+    study_instance_uid: StudyUid,
+    sop_instance_uid: SopUid,
     frame_number: FrameNumber,
     parts: Ready,
+    who: Principal,
     size: Annotated[int | None, Query(ge=16, le=8192, description="Longest side, in pixels; never enlarged.")] = None,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
@@ -50,9 +54,9 @@ async def get_frame(
         raise Problem(404, "unknown-frame", f"This object has {instance.number_of_frames} frames.")
     etag = _etag(instance.sha256, str(frame_number), str(size))
     if etag == if_none_match:
-        return Response(status_code=304, headers=_headers(etag))
+        return Response(status_code=304, headers=_headers(etag, who))
     picture = await parts.decoders.run(lambda: parts.pictures.frame(instance, frame_number, size))
-    return Response(picture, media_type="image/png", headers=_headers(etag))
+    return Response(picture, media_type="image/png", headers=_headers(etag, who))
 
 
 @router.get(
@@ -62,10 +66,11 @@ async def get_frame(
     responses=PNG_ANSWER,
 )
 async def get_map(
-    study_instance_uid: Uid,
-    task: TaskName,
+    study_instance_uid: StudyUid,
+    task: Task,
     name: MapName,
     parts: Ready,
+    who: Principal,
     layer: Annotated[
         Literal["overlay", "map"],
         Query(description="overlay: frame, map and scale, as archived. map: the map alone, transparent."),
@@ -76,13 +81,13 @@ async def get_map(
     explained, saliency = await _map(parts, study_instance_uid, task, name)
     etag = _etag(str(explained.event_id), saliency.map_key, layer)
     if etag == if_none_match:
-        return Response(status_code=304, headers=_headers(etag))
+        return Response(status_code=304, headers=_headers(etag, who))
     if layer == "overlay":
         picture = await parts.readers.run(lambda: parts.archive.get(saliency.overlay_key))
     else:
         event_id = str(explained.event_id)
         picture = await parts.decoders.run(lambda: parts.pictures.map_layer(saliency, event_id))
-    return Response(picture, media_type="image/png", headers=_headers(etag))
+    return Response(picture, media_type="image/png", headers=_headers(etag, who))
 
 
 @router.get(
@@ -91,7 +96,7 @@ async def get_map(
     response_class=Response,
     responses=JSON_ANSWER,
 )
-async def get_record(study_instance_uid: Uid, task: TaskName, name: MapName, parts: Ready) -> Response:
+async def get_record(study_instance_uid: StudyUid, task: Task, name: MapName, parts: Ready) -> Response:
     """Method, mode, seed, masks, value range, model and head."""
     _, saliency = await _map(parts, study_instance_uid, task, name)
     record = await parts.readers.run(lambda: parts.archive.get(saliency.record_key))
@@ -118,5 +123,5 @@ def _etag(*parts: str) -> str:
     return '"' + hashlib.sha256("|".join(parts).encode()).hexdigest()[:32] + '"'
 
 
-def _headers(etag: str) -> dict[str, str]:
-    return {"ETag": etag, "Cache-Control": CACHE_CONTROL}
+def _headers(etag: str, who: str | None) -> dict[str, str]:
+    return {"ETag": etag, "Cache-Control": CACHE_CONTROL if who is None else CACHE_CONTROL_OF_USERS}

@@ -11,11 +11,12 @@ from fastapi import APIRouter, Query, Response
 from pydantic import PositiveInt
 
 from services.query import cursors, metrics
-from services.query.label_schema import Label, LabelRequest, StudyLabels, TaskLabels
+from services.query.audit import trail
+from services.query.label_schema import LabelRequest, StudyLabel, StudyLabels, TaskLabels
+from services.query.parameters import StudyUid, Task
 from services.query.parts import Parts, Ready
 from services.query.principal import Principal
 from services.query.problems import READ_ONLY, Problem, described
-from shared.events import TaskName
 from shared.ids import UID_PATTERN, Uid
 from shared.labels import LabelRecord, LabelTarget, checked_target, place_of
 from shared.vision.tasks import TaskDefinition
@@ -29,15 +30,15 @@ PUT_ANSWERS: Final[Responses] = {
     **READ_ONLY,
     409: described("The study mixes patients, or has all the labels that it may have."),
     200: {"description": "The label that counts: changed, or as it was if the same was said again."},
-    201: {"description": "There was no label before.", "model": Label},
+    201: {"description": "There was no label before.", "model": StudyLabel},
 }
 _PLACE: Final = re.compile(rf"{UID_PATTERN.strip('^$')}/[a-z0-9-]{{1,64}}/[a-z0-9.-]{{1,100}}/")
 
 
 @router.put("/v1/studies/{study_instance_uid}/labels/{task}", summary="Give a study a label", responses=PUT_ANSWERS)
 async def put_label(
-    study_instance_uid: Uid, task: TaskName, request: LabelRequest, parts: Ready, who: Principal, response: Response
-) -> Label:
+    study_instance_uid: StudyUid, task: Task, request: LabelRequest, parts: Ready, who: Principal, response: Response
+) -> StudyLabel:
     """Say what a study, or a series, object or frame of it, shows. The narrower label counts where both are given.
 
     Durable once it is answered. Nothing is written over: a new label supersedes the one before, which stays in the
@@ -65,15 +66,15 @@ async def put_label(
 
 @router.delete("/v1/studies/{study_instance_uid}/labels/{task}", summary="Withdraw a label", responses=READ_ONLY)
 async def delete_label(
-    study_instance_uid: Uid,
-    task: TaskName,
+    study_instance_uid: StudyUid,
+    task: Task,
     parts: Ready,
     who: Principal,
     *,
     series_instance_uid: Annotated[Uid | None, Query(description="The label of this series.")] = None,
     sop_instance_uid: Annotated[Uid | None, Query(description="The label of this object.")] = None,
     frame_number: Annotated[PositiveInt | None, Query(description="With sop_instance_uid: of this frame.")] = None,
-) -> Label:
+) -> StudyLabel:
     """Without parameters the study's own label, else the narrower one. What was said stays in the history.
 
     Withdrawing again changes nothing. A label may also be withdrawn when its study is no longer archived, or its task
@@ -94,7 +95,7 @@ async def delete_label(
 
 @router.get("/v1/studies/{study_instance_uid}/labels", summary="The labels of a study")
 async def get_study_labels(
-    study_instance_uid: Uid,
+    study_instance_uid: StudyUid,
     parts: Ready,
     *,
     history: Annotated[bool, Query(description="Also every record that was ever written.")] = False,
@@ -112,7 +113,7 @@ async def get_study_labels(
 
 @router.get("/v1/labels/{task}", summary="All labels for a task")
 async def list_task_labels(
-    task: TaskName,
+    task: Task,
     parts: Ready,
     *,
     limit: Annotated[PositiveInt, Query(description="Most labels; the service caps it.")] = 50,
@@ -124,6 +125,7 @@ async def list_task_labels(
     most = min(limit, parts.settings.page_size_max)
     found = await parts.readers.run(lambda: list(itertools.islice(parts.labels.of_task(task, after=after), most + 1)))
     page = found[:most]
+    trail.given(record.study_instance_uid for record in page)
     return TaskLabels(
         task=task,
         classes=tuple(entry.label for entry in definition.classes),
@@ -145,9 +147,9 @@ def _note(record: LabelRecord, action: str) -> None:
     log.info("label %s %s: %s of %s", record.label_id, action, record.task, record.study_instance_uid)
 
 
-def _label(record: LabelRecord) -> Label:
+def _label(record: LabelRecord) -> StudyLabel:
     values = record.model_dump(exclude={"record_type", "target"})
-    return Label.model_validate({**values, **record.target.model_dump()})
+    return StudyLabel.model_validate({**values, **record.target.model_dump()})
 
 
 def _encode_cursor(record: LabelRecord) -> str:

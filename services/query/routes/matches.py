@@ -10,20 +10,22 @@ from pydantic import PositiveInt
 from services.query import search_steps
 from services.query.find_similar import NotIndexedError
 from services.query.match_patches import METHOD, Patches, match_patches
+from services.query.parameters import IndexedSopUid
 from services.query.parts import Parts, Ready
-from services.query.patch_grid import PatchGrid
 from services.query.problems import Problem
 from services.query.requests import FrameReference, MatchRequest
 from services.query.routes.searches import not_indexed, read_frames_of
 from services.query.search_schema import MatchResponse, RegionMatch
-from shared.ids import Uid
+from services.query.uploads import BINARY
 from shared.pixels.frame import Frame
+from shared.vision.patch_grid import PatchGrid
+from shared.vision.transform import letterboxed
 
 router = APIRouter(tags=["search"])
 
 
 @router.post("/v1/matches", summary="Which regions of two indexed frames correspond")
-async def match(request: MatchRequest, parts: Ready) -> MatchResponse:
+async def match_frames(request: MatchRequest, parts: Ready) -> MatchResponse:
     """Mutual nearest patch tokens: what the encoder finds alike. Research use only."""
     async with search_steps.in_time(parts):
         query = await _frame(parts, request.query)
@@ -38,8 +40,8 @@ async def match(request: MatchRequest, parts: Ready) -> MatchResponse:
 )
 async def match_upload(
     parts: Ready,
-    file: Annotated[UploadFile, File(description="DICOM (Part 10), PNG or JPEG.")],
-    sop_instance_uid: Uid,
+    file: Annotated[UploadFile, File(description="DICOM (Part 10), PNG or JPEG.", json_schema_extra=BINARY)],
+    sop_instance_uid: IndexedSopUid,
     frame_number: Annotated[PositiveInt, Query(description="Of the indexed object; counts from 1.")] = 1,
     upload_frame_number: Annotated[PositiveInt | None, Query(description="Of the upload; unset: the middle.")] = None,
 ) -> MatchResponse:
@@ -65,10 +67,10 @@ def _match(parts: Parts, query: Frame, neighbour: Frame) -> MatchResponse:
     tokens = parts.encoder.encode([query, neighbour]).patches
     if tokens is None:
         raise Problem(404, "no-patches", "The encoder keeps no patch tokens: frames cannot be compared by regions.")
-    sides = []
+    size_px, sides = parts.encoder.input_size_px, []
     for frame, of_frame in zip((query, neighbour), tokens, strict=True):
-        grid = PatchGrid.of(frame, patches=len(of_frame), size_px=parts.encoder.input_size_px)
-        sides.append(Patches(of_frame, grid, grid.foreground(frame)))
+        grid = PatchGrid.of(frame, patches=len(of_frame), size_px=size_px)
+        sides.append(Patches(of_frame, grid, grid.foreground(letterboxed(frame, size_px))))
     found = match_patches(sides[0], sides[1], most=parts.settings.matches_max)
     return MatchResponse(
         matches=tuple(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from datetime import date
 from typing import Annotated, Literal
 
 import anyio
@@ -12,18 +11,28 @@ from fastapi import APIRouter, File, Query, UploadFile
 from pydantic import PositiveInt
 
 from services.query import metrics, search_steps, uploads
+from services.query.audit import trail
 from services.query.find_similar import NotIndexedError, Start
+from services.query.parameters import (
+    AgeBands,
+    BodyParts,
+    Decisions,
+    FirstDate,
+    Labels,
+    LastDate,
+    Modalities,
+    Sexes,
+    Tasks,
+)
 from services.query.parts import Parts, Ready
 from services.query.problems import Problem, ProblemDetails, of_pipeline_error
 from services.query.requests import BatchRequest, Filters, RegionOfInterest, SearchOptions, SearchRequest, Value
 from services.query.search_schema import BatchAnswer, BatchResponse, SearchResponse
+from services.query.uploads import BINARY
 from shared.errors import NotAnImageError, SimilisError, UndecodablePixelsError
-from shared.events import Decision
 from shared.pixels.frame import Frame
 
 router = APIRouter(tags=["search"])
-
-Values = Annotated[list[Value], Query(max_length=32)]
 
 
 @router.post("/v1/search", summary="Similar cases to something indexed, or to a vector")
@@ -64,20 +73,20 @@ async def search_batch(request: BatchRequest, parts: Ready) -> BatchResponse:
 )
 async def search_by_upload(
     parts: Ready,
-    file: Annotated[UploadFile, File(description="DICOM (Part 10), PNG or JPEG.")],
+    file: Annotated[UploadFile, File(description="DICOM (Part 10), PNG or JPEG.", json_schema_extra=BINARY)],
     *,
     frame_number: Annotated[PositiveInt | None, Query(description="Of a multi-frame object; counts from 1.")] = None,
-    task: Values = [],  # noqa: B006 - FastAPI copies it
-    label: Values = [],  # noqa: B006
-    decision: Annotated[list[Decision], Query(max_length=8)] = [],  # noqa: B006
-    modality: Values = [],  # noqa: B006
-    body_part: Values = [],  # noqa: B006
-    sex: Values = [],  # noqa: B006
-    age_band: Values = [],  # noqa: B006
-    study_date_from: date | None = None,
-    study_date_to: date | None = None,
-    group_by: Literal["study", "frame"] = "study",
-    limit: PositiveInt = 10,
+    task: Tasks = [],  # noqa: B006 - FastAPI copies it
+    label: Labels = [],  # noqa: B006
+    decision: Decisions = [],  # noqa: B006
+    modality: Modalities = [],  # noqa: B006
+    body_part: BodyParts = [],  # noqa: B006
+    sex: Sexes = [],  # noqa: B006
+    age_band: AgeBands = [],  # noqa: B006
+    study_date_from: FirstDate = None,
+    study_date_to: LastDate = None,
+    group_by: Annotated[Literal["study", "frame"], Query(description="study: the best frame of each study.")] = "study",
+    limit: Annotated[PositiveInt, Query(description="Most neighbours; the service caps it.")] = 10,
     space: Annotated[Value, Query(description="visual, or a task's name.")] = "visual",
     level: Annotated[Literal["frame", "series", "study"], Query(description="What is compared.")] = "frame",
     region: Annotated[
@@ -124,6 +133,8 @@ async def search_by_upload(
 
 async def _search(request: SearchRequest, parts: Parts) -> SearchResponse:
     started = time.perf_counter()
+    if request.study_instance_uid is not None:
+        trail.asked_for(request.study_instance_uid)
     try:
         start = await _start(request, parts)
     except NotIndexedError as error:
@@ -182,7 +193,11 @@ async def read_frames_of(parts: Parts, data: bytes, frame_number: int | None) ->
     try:
         frames = await parts.decoders.run(
             lambda: uploads.read_upload(
-                data, frame_number=frame_number, max_frames=parts.settings.upload_max_frames, limits=parts.upload_limits
+                data,
+                parts.frame_reader,
+                frame_number=frame_number,
+                max_frames=parts.settings.upload_max_frames,
+                limits=parts.upload_limits,
             )
         )
     except NotAnImageError:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from services.query.parameters import Task
 from services.query.parts import Ready
 from services.query.problems import Problem
 from services.query.validation import ValidatedTasks, Validation, validated_tasks, validation_of
-from shared.events import TaskName
 
 router = APIRouter(tags=["about"])
 
@@ -19,7 +19,7 @@ async def list_validation(parts: Ready) -> ValidatedTasks:
 
 
 @router.get("/v1/validation/{task}", summary="Confusion, ROC, calibration and retrieval of one task")
-async def get_validation(task: TaskName, parts: Ready) -> Validation:
+async def get_validation(task: Task, parts: Ready) -> Validation:
     """Of the live head, on cases that its training never saw. A part that was not measured is null; see `commands`."""
     found = await parts.readers.run(lambda: validation_of(parts.tasks_dir, task))
     if found is None:

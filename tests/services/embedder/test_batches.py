@@ -8,7 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from services.embedder.batches import EncodedRows, SharedBatches
+from services.embedder.batches import SharedBatches
+from services.embedder.encoded_rows import EncodedRows
 from services.embedder.handlers import Progress
 from services.embedder.ports import StoppingError
 from shared.errors import InvalidVectorError, TransientError

@@ -115,7 +115,7 @@ def test_a_task_that_came_after_the_diagnosis_has_no_place_in_its_space_yet(embe
     later = replace(task, head=replace(task.head, task="later"), definition=replace_name(task.definition, "later"))
     spaces = {**derived.spaces, "later": MemoryIndex(KEPT)}
     both = replace(embed_all, tasks=(task, later), derived=replace(derived, spaces=spaces))
-    both._settle(STUDY)  # the archived diagnosis knows one task only
+    both.settle(STUDY)  # the archived diagnosis knows one task only
     assert spaces["brain-mr"].count() == both.index.count() == 3
     assert spaces["later"].count() == 0
 
@@ -126,7 +126,7 @@ def test_vectors_of_another_head_are_not_written_under_an_older_heads_diagnosis(
     retrained = replace(task, head=replace(task.head, bias=task.head.bias + 1))
     assert retrained.head.id != task.head.id
     space = MemoryIndex(KEPT)
-    replace(embed_all, tasks=(retrained,), derived=replace(derived, spaces={"brain-mr": space}))._settle(STUDY)
+    replace(embed_all, tasks=(retrained,), derived=replace(derived, spaces={"brain-mr": space})).settle(STUDY)
     assert space.count() == 0
 
 

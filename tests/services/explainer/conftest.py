@@ -25,6 +25,7 @@ from shared import ids
 from shared.archive import MemoryArchive, instance_key, manifest_key
 from shared.events import ClassScore, Decision, EvidenceFrame, StudyDiagnosed
 from shared.pixels import PixelLimits
+from shared.pixels.frame_reader import FrameReader
 from shared.saliency.faithfulness import FaithfulnessParameters
 from shared.settings import VisionSettings
 from shared.vision.backbone import Backbone, load_backbone
@@ -122,7 +123,7 @@ def step(archive, backbone, task) -> ExplainStudy:
     return ExplainStudy(
         archive=archive,
         tasks={task.name: task},
-        make=MakeMaps(archive, explainer, trust, PixelLimits(), files),
+        make=MakeMaps(archive, explainer, trust, FrameReader.in_process(PixelLimits()), files),
         outbox=NoOutbox(),
     )
 

@@ -24,7 +24,6 @@ from shared.errors import (
     UndecodablePixelsError,
 )
 from shared.events import Decision, StudyExplained
-from shared.pixels import read_frames
 from shared.saliency.seeds import noise_seed
 from shared.vision.tasks import ExplainPolicy
 from shared.vision.transform import letterbox_box, to_model_input
@@ -75,7 +74,7 @@ def test_a_finding_is_explained_by_a_map_an_overlay_and_a_record(step, archive, 
 def test_the_map_explains_the_predicted_label_by_the_heads_own_probability(step, archive, diagnosed, head, backbone):
     step(diagnosed)
 
-    frame = read_frames(archive.get(instance_key("1.2.3", "1.2.3.4", "1.2.3.4.5")), limits=step.make.limits)[0]
+    (frame,) = step.make.reader.read(archive.get(instance_key("1.2.3", "1.2.3.4", "1.2.3.4.5")))
     joined = backbone.encode_inputs(to_model_input(frame, 48)[None]).joined()
     expected = head.probabilities(head.logits(joined))[0, head.labels.index("glioma-like")]
     record = json.loads(archive.get(f"{STEM}.json"))
@@ -233,7 +232,7 @@ def test_the_seed_depends_on_study_object_frame_and_head_and_fits_32_bits():
 
 
 def test_the_fill_changes_what_stands_for_removed_pixels(backbone, head, archive, step):
-    frame = read_frames(archive.get(instance_key("1.2.3", "1.2.3.4", "1.2.3.4.5")), limits=step.make.limits)[0]
+    (frame,) = step.make.reader.read(archive.get(instance_key("1.2.3", "1.2.3.4", "1.2.3.4.5")))
 
     grey, black = (
         SaliencyExplainer(backbone, ExplainerSection(fill=fill)).explain(frame, head, "normal", 1)

@@ -19,8 +19,10 @@ from shared.errors import (
 )
 from shared.events import Decision, ExplanationRequested, FrameReference, Reliability, ResultKind, StudyExplained
 from shared.explanation_failure import ExplanationFailure
+from shared.pixels import PixelLimits
+from shared.pixels.frame_reader import FrameReader
 from shared.saliency.faithfulness import FaithfulnessParameters
-from shared.vision.explain_reference import ExplainReference
+from shared.vision.explain_reference import ExplainReference, RandomMap
 from shared.vision.tasks import ExplainPolicy
 from tests.services.explainer.conftest import evidence, mr_slice, with_explainer
 
@@ -188,7 +190,7 @@ def test_an_object_is_fetched_once_for_all_its_frames(step, archive, diagnosed, 
 def test_a_stricter_reference_makes_the_maps_anew(step, judged, task):
     first = step(judged)
     reference = ExplainReference.of(
-        [5.0] * 20,
+        [RandomMap(lead=1.9, range=0.0)] * 20,
         head_id=task.head.id,
         head_sha256=None,
         backbone_id=task.head.backbone_id,
@@ -196,6 +198,7 @@ def test_a_stricter_reference_makes_the_maps_anew(step, judged, task):
         method="vit-cx",
         mode="exact",
         parameters={},
+        faithfulness={},
         weights="random",
         images="phantoms",
         seed=0,
@@ -255,7 +258,7 @@ def test_the_same_diagnosis_gives_the_same_dicom_objects(step, archive, judged):
 
 def test_a_map_that_random_weights_could_have_drawn_is_flagged_everywhere(step, archive, judged, task):
     reference = ExplainReference.of(
-        [5.0] * 20,
+        [RandomMap(lead=1.9, range=0.0)] * 20,
         head_id=task.head.id,
         head_sha256=None,
         backbone_id=task.head.backbone_id,
@@ -263,6 +266,7 @@ def test_a_map_that_random_weights_could_have_drawn_is_flagged_everywhere(step, 
         method="vit-cx",
         mode="exact",
         parameters={},
+        faithfulness={},
         weights="random",
         images="phantoms",
         seed=0,
@@ -273,7 +277,17 @@ def test_a_map_that_random_weights_could_have_drawn_is_flagged_everywhere(step, 
 
     assert made.reliability is Reliability.NOT_RELIABLE
     assert ResultKind.SEGMENTATION not in {found.kind for found in made.objects}
-    assert json.loads(archive.get(made.record_key))["reliability"] == "not-reliable"
+    record = json.loads(archive.get(made.record_key))
+    assert record["reliability"] == "not-reliable"
+    assert record["trust"]["lead_limit"] == 1.9
+    game = record["trust"]["faithfulness"]
+    lead = game["insertion"] - game["insertion_by_chance"] + game["deletion_by_chance"] - game["deletion"]
+    assert record["trust"]["lead"] == pytest.approx(lead, abs=3e-4)
+
+    unmeasured = replace(strict, make=replace(strict.make, trust=replace(strict.make.trust, faithfulness=None)))
+    (made,) = unmeasured(judged).maps
+    assert made.reliability is Reliability.UNKNOWN
+    assert "not measured" in made.reliability_reason
 
 
 def test_the_batch_size_makes_no_map_anew(step, judged):
@@ -286,8 +300,8 @@ def test_the_batch_size_makes_no_map_anew(step, judged):
 def test_an_image_beyond_the_limits_is_told_as_too_large(with_policy, archive, diagnosed):
     archive.put(instance_key("1.2.3", "1.2.3.4", "1.2.3.4.6"), mr_slice(rows=60))
     step = with_policy("findings", 2)
-    limits = replace(step.make.limits, max_frame_pixels=1500)
+    reader = FrameReader.in_process(PixelLimits(max_frame_pixels=1500))
 
-    explained = replace(step, make=replace(step.make, limits=limits))(diagnosed)
+    explained = replace(step, make=replace(step.make, reader=reader))(diagnosed)
 
     assert [failed.reason for failed in explained.frames_failed] == ["too-large"]

@@ -13,17 +13,22 @@ from services.query.http import build_app
 from services.query.settings import QuerySection, QuerySettings
 from shared.archive import LocalArchive
 from shared.health import Health
+from shared.pixels.frame_reader import FrameReader
 from shared.vector_index.memory import MemoryIndex
 
 SETTINGS = QuerySettings(
-    query=QuerySection(upload_max_bytes=400_000, catalogue_max_age_s=0, upload_max_decoded_bytes=4_000_000)
+    query=QuerySection(
+        upload_max_bytes=400_000, catalogue_max_age_s=0, upload_max_decoded_bytes=4_000_000, decode_workers=0
+    )
 )
 
 
-def ready_app(seed: Seed, settings: QuerySettings = SETTINGS) -> FastAPI:
+def ready_app(seed: Seed, settings: QuerySettings = SETTINGS, frame_reader: FrameReader | None = None) -> FastAPI:
     health = Health()
     app = build_app(settings.query, health)
-    app.state.parts = build_parts(settings, archive=seed.archive, index=seed.index, encoder=seed.encoder)
+    app.state.parts = build_parts(
+        settings, archive=seed.archive, index=seed.index, encoder=seed.encoder, frame_reader=frame_reader
+    )
     health.ready = True
     return app
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import unquote
 
 import httpx
 import numpy as np
@@ -28,7 +29,7 @@ def is_problem(response: httpx.Response, status: int, kind: str) -> None:
     assert body["status"] == status
     assert body["title"]
     assert body["detail"]
-    assert body["instance"] == response.request.url.path
+    assert unquote(body["instance"]) == response.request.url.path
 
 
 # -- search ----------------------------------------------------------------------------------

@@ -287,6 +287,18 @@ async def test_an_unknown_request_is_not_found(client: httpx.AsyncClient, seed: 
     assert (await client.get(url)).status_code == 404
 
 
+@pytest.mark.parametrize(("writable", "broker"), [(True, True), (True, False), (False, True)])
+async def test_info_says_whether_maps_and_labels_are_taken(
+    seed: Seed, outgoing: Outgoing, writable: bool, broker: bool
+) -> None:
+    app = ready_app(seed, QuerySettings(query=QuerySection(writable=writable, decode_workers=0)))
+    if broker:
+        app.state.parts = replace(app.state.parts, explanations=Explanations(seed.archive, outgoing, 3))
+    async with client_of(app) as client:
+        info = (await client.get("/v1/info")).json()
+    assert (info["takes_labels"], info["takes_map_requests"]) == (writable, writable and broker)
+
+
 async def test_a_read_only_service_takes_no_request(seed: Seed, outgoing: Outgoing) -> None:
     settings = QuerySettings(query=QuerySection(writable=False))
     async with client_of(asking_app(seed, outgoing, settings)) as client:

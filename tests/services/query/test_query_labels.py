@@ -157,15 +157,16 @@ async def test_who_gave_it_is_the_authenticated_principal_and_nobody_else(studie
         said = {"label": "normal"}
         nobody = await client.put(URL, json=said)
         reader = await client.put(URL, json=said, headers={"x-test-user": "reader-7"})
-        long = await client.put(URL, json=said, headers={"x-test-user": "r" * 500})
+        long, other = [
+            (await client.put(URL, json=said, headers={"x-test-user": "r" * 250 + end})).json()["recorded_by"]
+            for end in "ab"
+        ]
         gone = await client.delete(URL, headers={"x-test-user": "reader-8"})
         claimed = await client.put(URL, json={**said, "recorded_by": "somebody"})
-    assert [answer.json()["recorded_by"] for answer in (nobody, reader, long, gone)] == [
-        None,
-        "reader-7",
-        "r" * 128,
-        "reader-8",
-    ]
+    assert [answer.json()["recorded_by"] for answer in (nobody, reader, gone)] == [None, "reader-7", "reader-8"]
+    # Too long a name is cut, and still nobody else's.
+    assert long != other
+    assert {(len(one), one[:95]) for one in (long, other)} == {(128, "r" * 95)}
     # The same label by another person is a record of its own.
     assert reader.json()["supersedes"] == nobody.json()["label_id"]
     is_problem(claimed, 422, "invalid-request")
@@ -479,7 +480,7 @@ def test_the_document_describes_the_label_routes_with_examples(app: FastAPI):
     assert set(paths["/v1/studies/{study_instance_uid}/labels/{task}"]) == {"put", "delete"}
     assert set(paths["/v1/studies/{study_instance_uid}/labels"]) == set(paths["/v1/labels/{task}"]) == {"get"}
     schemas = document["components"]["schemas"]
-    for name in ("LabelRequest", "Label"):
+    for name in ("LabelRequest", "StudyLabel"):
         assert schemas[name]["examples"]
         assert "must hold no identity" in schemas[name]["properties"]["comment"]["description"]
     assert {"200", "201", "403", "404", "409", "413", "422"} <= set(

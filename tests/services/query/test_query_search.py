@@ -14,7 +14,6 @@ from PIL import Image
 from services.query.app import build_parts
 from services.query.cursors import SearchCursor, decode_search, encode_search, fingerprint, mark
 from services.query.match_patches import Patches, match_patches
-from services.query.patch_grid import PatchGrid
 from services.query.problems import Problem
 from services.query.spaces import Space
 from shared.events import Decision
@@ -24,8 +23,10 @@ from shared.pixels.frame import Frame
 from shared.vector_index import collection_name, space_collection_name
 from shared.vector_index.memory import MemoryAliases, MemoryIndex
 from shared.vector_index.port import FramePoint, Region
+from shared.vision.patch_grid import PatchGrid
 from shared.vision.retrieval_report import RetrievalReport
 from shared.vision.tasks import BUILT_IN
+from shared.vision.transform import letterboxed
 from tests.services.query.conftest import SETTINGS, client_of, ready_app
 
 pytestmark = pytest.mark.anyio
@@ -249,7 +250,7 @@ async def test_a_patch_that_moved_is_found_at_its_new_place():
     sides = []
     for frame, tokens in zip(frames, encoder.encode(frames).patches, strict=True):
         grid = PatchGrid.of(frame, patches=64, size_px=64)
-        sides.append(Patches(tokens, grid, grid.foreground(frame)))
+        sides.append(Patches(tokens, grid, grid.foreground(letterboxed(frame, 64))))
     best = match_patches(sides[0], sides[1], most=3)[0]
     assert best.query == Region(left=0.25, top=0.5, width=0.25, height=0.25)
     assert best.neighbour == Region(left=0.625, top=0.125, width=0.25, height=0.25)
@@ -271,46 +272,6 @@ async def test_matches_over_http_lie_on_the_frames_and_are_the_same_again(stocke
     assert first["matches"]
     assert upload.json()["matches"] == first["matches"]
     assert missing.status_code == 404
-
-
-def test_letterbox_and_dark_even_patches_are_background():
-    pixels = np.zeros((32, 64))
-    pixels[8:16, 16:24] = 0.8
-    frame = grey_frame(pixels)
-    grid = PatchGrid.of(frame, patches=64, size_px=64)
-    # Content 64 x 32 lies 16 below the top: rows 2 to 5 of 8.
-    assert grid.inside().reshape(8, 8).all(axis=1).tolist() == [False, False, True, True, True, True, False, False]
-    assert np.flatnonzero(grid.foreground(frame)).tolist() == [3 * 8 + 2]
-
-
-def test_the_noise_around_a_head_is_background_and_a_faint_edge_is_not():
-    pixels = np.abs(np.random.default_rng(0).normal(0.03, 0.02, (64, 64)))
-    pixels[8:16, 16:20] += 0.15
-    frame = grey_frame(pixels)
-    grid = PatchGrid.of(frame, patches=64, size_px=64)
-    assert np.flatnonzero(grid.foreground(frame)).tolist() == [1 * 8 + 2]
-
-
-SIDES = st.integers(1, 300)
-SHARE = st.floats(0, 1)
-
-
-@given(height=SIDES, width=SIDES, side=st.integers(1, 24), x=SHARE, y=SHARE, w=SHARE, h=SHARE)
-def test_any_region_has_a_patch_on_the_frame_and_no_patch_beyond_its_box(height, width, side, x, y, w, h):
-    frame = grey_frame(np.zeros((height, width)))
-    grid = PatchGrid.of(frame, patches=side * side, size_px=side * 14)
-    region = Region(left=min(x, 0.99), top=min(y, 0.99), width=max(w * (1 - x), 0.01), height=max(h * (1 - y), 0.01))
-    cells = grid.within(region)
-    assert cells.size
-    centres = grid.centres()[cells]
-    if cells.size > 1:
-        assert (centres >= [region.left, region.top]).all()
-        assert (centres <= [region.left + region.width, region.top + region.height]).all()
-    if grid.inside().any():
-        assert grid.inside()[cells].all()
-        box = grid.box(cells)
-        assert (centres >= np.array([box.left, box.top]) - 1e-9).all()
-        assert (centres <= np.array([box.left + box.width, box.top + box.height]) + 1e-9).all()
 
 
 @given(st.floats(-1, 1), st.lists(st.text(), min_size=1, max_size=20), st.text())

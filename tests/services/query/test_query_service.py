@@ -23,6 +23,7 @@ from services.query.work import Workers
 from shared.errors import IndexUnavailableError
 from shared.health import bind, url_of
 from shared.pixels import PixelLimits
+from shared.pixels.frame_reader import FrameReader
 from shared.settings import ArchiveSettings, VisionSettings
 from shared.vector_index.memory import MemoryAliases, MemoryIndex
 
@@ -125,7 +126,8 @@ def test_an_upload_goes_through_the_real_backbone(empty: Seed):
     parts = build_parts(QuerySettings(), archive=seed.archive, index=seed.index, encoder=backbone)
     step = parts.find_similar
     assert isinstance(step, FindSimilar)
-    frames = read_upload(studies[1].files[0], frame_number=None, max_frames=8, limits=PixelLimits())
+    reader, limits = FrameReader.in_process(PixelLimits()), PixelLimits()
+    frames = read_upload(studies[1].files[0], reader, frame_number=None, max_frames=8, limits=limits)
     start = step.from_frames(frames, parts.encoder)
     best = seed.index.search_studies(start.vector, limit=3)
     assert best[0].payload.study_instance_uid == studies[1].uid

@@ -53,7 +53,8 @@ async def test_every_installed_task_has_a_report_that_agrees_with_its_card_and_s
             assert said["phantom"] is True
             assert "Phantom results" in said["caution"]
             assert said["notice"] == "research use only"
-            assert said["commands"]["roc"] == kept["rebuild"]
+            assert said["commands"]["roc"] == f"similis evaluate {task['name']} --out OUT"
+            assert said["commands"]["confusion"] == kept["rebuild"]
 
 
 async def test_what_was_not_measured_is_null_and_the_command_that_makes_it_is_named(empty: Seed, tasks_dir: Path):
@@ -61,19 +62,20 @@ async def test_what_was_not_measured_is_null_and_the_command_that_makes_it_is_na
         said = (await client.get(f"/v1/validation/{TASK}")).json()
     assert (said["roc"], said["calibration"], said["retrieval"]) == (None, None, None)
     assert said["commands"]["retrieval"] == f"similis evaluate retrieval {TASK}"
-    assert said["commands"]["calibration"].startswith(f"similis train {TASK}")
+    assert said["commands"]["calibration"] == f"similis evaluate {TASK} --out OUT"
 
 
 async def test_curves_are_those_that_training_keeps_and_only_of_this_head(empty: Seed, tasks_dir: Path):
     roc = RocCurve(label="normal", auroc=1.0, points=((0.0, 0.0), (0.0, 1.0), (1.0, 1.0)))
     bins = (ReliabilityBin(confidence=0.9, accuracy=0.75, count=4, low=0.3, high=0.95),)
-    kept = Curves(head_id=card(tasks_dir)["head_id"], roc=(roc,), calibration=bins)
+    kept = Curves(head_id=card(tasks_dir)["head_id"], source="Fresh", roc=(roc,), calibration=bins)
     path = tasks_dir / TASK / CURVES_FILE
     path.write_text(kept.model_dump_json())
     async with asking(empty, tasks_dir) as client:
         said = (await client.get(f"/v1/validation/{TASK}")).json()
         assert said["roc"] == [{"label": "normal", "auroc": 1.0, "points": [[0.0, 0.0], [0.0, 1.0], [1.0, 1.0]]}]
         assert [(one["confidence"], one["accuracy"], one["count"]) for one in said["calibration"]] == [(0.9, 0.75, 4)]
+        assert said["curves_source"] == "Fresh"
         path.write_text(kept.model_copy(update={"head_id": "other@000000000000"}).model_dump_json())
         assert (await client.get(f"/v1/validation/{TASK}")).json()["roc"] is None
         path.write_text("{}")

@@ -6,6 +6,8 @@ abort     crashes in C
 half      starts a message and never ends it
 gorge     asks for ever more memory
 wait      takes a tenth of a second
+flood     gives this frame without end
+skip      says nothing of this frame
 """
 
 from __future__ import annotations
@@ -15,18 +17,20 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 
 from shared.errors import UndecodablePixelsError
 from shared.pixels import pool_worker
 from shared.pixels.frame import FrameError
-from shared.pixels.pool_frames import decoded
+from shared.pixels.pool_frames import numbers_of, prepared
 
 
-def troubled(data, frame_numbers, size_px, limits):
-    """As `decoded`, with the troubles of the command line."""
-    for number in frame_numbers:
+def troubled(request, data, size_px, limits):
+    """As `prepared`, with the troubles of the command line."""
+    for number in numbers_of(request, data, limits):
+        one = replace(request, frame_numbers=(number,), evenly=None)
         for trouble in TROUBLES.get(number, ()):
             match trouble:
                 case "hang":
@@ -43,8 +47,13 @@ def troubled(data, frame_numbers, size_px, limits):
                 case "gorge":
                     yield gorged(number)
                     break
+                case "flood":
+                    while True:
+                        yield from prepared(one, data, size_px, limits)
+                case "skip":
+                    break
         else:
-            yield from decoded(data, (number,), size_px, limits)
+            yield from prepared(one, data, size_px, limits)
 
 
 def gorged(number):
@@ -63,5 +72,5 @@ for part in sys.argv.pop(1).split(","):
     TROUBLES.setdefault(int(at or 0), []).append(name)
 
 if __name__ == "__main__":
-    pool_worker.decoded = troubled
+    pool_worker.prepared = troubled
     pool_worker.main()

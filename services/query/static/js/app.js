@@ -3,11 +3,14 @@
 import * as api from "./api.js";
 import { byId, el, plural, shortUid, stateBox } from "./dom.js";
 import * as keys from "./keys.js";
+import * as labelling from "./labelling.js";
 import * as list from "./list.js";
 import * as live from "./live.js";
+import * as mapask from "./mapask.js";
 import * as panel from "./panel.js";
 import { framesOf } from "./pane.js";
 import * as region from "./region.js";
+import * as searchwith from "./searchwith.js";
 import * as session from "./session.js";
 import * as similar from "./similar.js";
 import * as state from "./state.js";
@@ -18,7 +21,9 @@ import * as windowing from "./windowing.js";
 
 let about = null;
 let asking = new AbortController();
+let searching = new AbortController();
 let comparing = new AbortController();
+let started = null; // who signed in is known, or nobody needs to
 let shown = null; // the study, or the file, that stands in the viewer
 let searched = "";
 let compared = null;
@@ -37,10 +42,12 @@ function fresh() {
   searched = "";
   compared = null;
   why.clear();
+  mapask.detach();
   return asking.signal;
 }
 
 const facts = async () => {
+  await started;
   about ??= await api.info();
   viewer.allowRegions(Boolean(about.region_search));
   return about;
@@ -52,7 +59,7 @@ function home() {
   list.choose(null);
   title("Light box");
   panel.clear();
-  viewer.clear(stateBox("welcome", "Choose a study", "Or drop a DICOM, PNG or JPEG file anywhere to find similar cases. ↑ and ↓ walk through the list, ? shows all keys."));
+  viewer.clear(stateBox("welcome", "Choose a study", "Or drop a DICOM, PNG or JPEG file anywhere to find similar cases. ↑ and ↓ walk through the list, ? opens the help."));
   // The list says so if the service cannot be reached.
   api.info().then((info) => { about = info; if (!signal.aborted) panel.showAbout(info); }, () => {});
 }
@@ -76,9 +83,11 @@ async function openStudy(uid) {
       study.study_date, study.sexes.join("/"), study.age_bands.join("/"), plural(study.series_count, "series"),
       plural(study.frame_count, "frame"),
     ].filter(Boolean).join(" · ")));
-    shown = { uid, own: study.diagnoses.length === 1 ? study.diagnoses[0].label : null };
-    viewer.showStudy(study, framesOf(study), state.read()?.frame);
+    shown = { uid, own: study.diagnoses.length === 1 ? study.diagnoses[0].label : null, known: judged(study), task: study.diagnoses[0]?.task };
+    viewer.showStudy(study, framesOf(study), state.read()?.frame ?? state.read()?.by);
     panel.showDiagnoses(study, tasks);
+    mapask.attach(study, tasks, Boolean(about.takes_map_requests) && session.mayWrite(), (map) => newMaps(uid, map));
+    labelling.show(study, tasks, Boolean(about.takes_labels) && session.mayWrite(), signal);
     await follow();
   } catch (problem) {
     if (problem.name === "AbortError" || signal.aborted) return;
@@ -89,27 +98,52 @@ async function openStudy(uid) {
   }
 }
 
+// What a reader must be told of if it changes; maps are only added.
+const judged = (study) => JSON.stringify([study.revision, study.frame_count, study.diagnoses]);
+
+// News of the study that is shown: maps are laid on, anything else is offered.
+async function newMaps(uid, map) {
+  try {
+    const study = await api.study(uid, asking.signal, { quiet: true });
+    if (shown?.uid !== uid) return;
+    viewer.setMaps(study, map);
+    if (judged(study) === shown.known || byId("changed")) return;
+    byId("diagnosis").prepend(el("p", { class: "caution", id: "changed" }, "There is news of this study. ", el("button", { type: "button", class: "button small", onclick: () => openStudy(uid) }, "Show it")));
+  } catch (problem) {
+    if (problem.name !== "AbortError") byId("live").textContent = `News of this study cannot be read just now. ${problem.title}.`;
+  }
+}
+
 // What the address says beyond the study: how to search, the frame, the case beside it.
 async function follow() {
   const place = state.read();
-  const { signal } = asking;
   if (!shown || !place) return;
   const box = state.parseRegion(place.region);
-  const how = JSON.stringify([place.space, place.level, place.region, box ? place.frame : null]);
+  const by = place.by ?? (box ? place.frame : null);
+  const how = JSON.stringify([place.space, place.level, place.region, by, place.only]);
   if (place.frame && viewer.queryPane()?.frame?.key !== place.frame) viewer.goTo(place.frame);
-  if (place.with !== compared) compare(place, signal);
+  if (place.with !== compared) compare(place, asking.signal);
   if (how === searched) return;
   searched = how;
+  searching.abort();
+  searching = new AbortController();
+  const signal = AbortSignal.any([asking.signal, searching.signal]);
   const spaces = Array.isArray(about?.spaces) ? about.spaces : null;
-  const frame = viewer.queryPane()?.frame;
-  const start = shown.file ? { file: shown.file }
-    : box && frame ? { sop_instance_uid: frame.sop_instance_uid, frame_number: frame.frame_number } : { study_instance_uid: shown.uid };
-  viewer.queryPane()?.mark(box ? [{ region: box, text: "Region" }] : []);
-  const found = await similar.find(start, place, spaces, shown.own, signal);
+  const query = shown.file ? { file: shown.file } : state.parseFrame(by) ?? { study_instance_uid: shown.uid };
+  markRegion();
+  const found = await similar.find({ query, place: { ...place, by }, spaces, own: shown.own, signal });
   if (signal.aborted || !found) return;
   if (shown.file && !viewer.queryPane()) showUploaded(found);
   byId("live").textContent = `${plural(found.results.length, "similar case")}.`;
-  if (state.read()?.with) compare(state.read(), signal);
+  if (state.read()?.with) compare(state.read(), asking.signal);
+}
+
+// The searched box lies on its own frame only.
+function markRegion() {
+  const place = state.read();
+  const box = state.parseRegion(place?.region);
+  const pane = viewer.queryPane();
+  if (pane && !place?.with) pane.mark(box && (shown?.file || !place.by || place.by === pane.frame?.key) ? [{ region: box, text: "Region" }] : []);
 }
 
 async function compare(place, outer) {
@@ -122,8 +156,7 @@ async function compare(place, outer) {
   if (!to) {
     viewer.endCompare();
     why.clear();
-    const box = state.parseRegion(place.region);
-    if (box) viewer.queryPane()?.mark([{ region: box, text: "Region" }]);
+    markRegion();
     return;
   }
   if (!viewer.queryPane()) return;
@@ -172,14 +205,16 @@ function showUploaded(found) {
   panel.showUpload();
 }
 
-function route() {
+function route(moved) {
   const place = state.read();
   if (!place || location.hash === "#main") return;
   region.close();
   if (place.view === "validation") {
+    const left = moved ? new URL(moved.oldURL).hash : "";
+    const from = shown?.uid && left.startsWith("#/study/") ? { hash: left, task: shown.task } : document.body.dataset.view === "validation" ? undefined : null;
     fresh();
     document.body.dataset.view = "validation";
-    validation.open(place.task, asking.signal);
+    validation.open(place.taskName, asking.signal, from);
     title("Validation");
   } else if (place.view === "study") {
     if (place.uid === shown?.uid && document.body.dataset.view === "study") follow();
@@ -193,13 +228,18 @@ function route() {
 }
 
 viewer.listen({
-  onFrame: (frame) => { if (shown?.uid) state.note({ frame: frame.key }); },
+  onFrame: (frame) => {
+    if (!shown?.uid) return;
+    state.note({ frame: frame.key });
+    searchwith.frameShown();
+    if (state.read().region) markRegion();
+  },
   onClose: () => state.go({ with: null }),
   region: () => state.parseRegion(state.read()?.region),
   onRegion: (chosen, left) => {
-    if (left) { compared = undefined; follow(); return; }
+    if (left) { compared = null; follow(); return; }
     const frame = viewer.queryPane().frame;
-    if (shown?.uid) state.go({ region: state.regionText(chosen), frame: frame.key, with: null });
+    if (shown?.uid) state.go({ region: state.regionText(chosen), frame: frame.key, by: frame.key, with: null });
     else state.go({ region: state.regionText(chosen), with: null });
   },
 });
@@ -210,14 +250,19 @@ byId("upload").addEventListener("change", (event) => {
 });
 byId("help-button").addEventListener("click", () => byId("help").showModal());
 addEventListener("hashchange", route);
+started = session.start();
 keys.start({ openFile });
 windowing.start();
-session.start();
 list.start();
-live.start((studies) => {
+const listening = live.start((studies) => {
   list.hear(studies);
-  const uid = shown?.uid;
-  if (!uid || byId("changed") || !studies.some((study) => study.study_instance_uid === uid)) return;
-  byId("diagnosis").prepend(el("p", { class: "caution", id: "changed" }, "There is news of this study. ", el("button", { type: "button", class: "button small", onclick: () => openStudy(uid) }, "Show it")));
+  const uids = studies.map((study) => study.study_instance_uid);
+  mapask.hear(uids);
+  if (shown?.known && uids.includes(shown.uid)) newMaps(shown.uid, null);
+}, list.refresh);
+session.whenSignedIn(async () => {
+  list.refresh();
+  viewer.drawAgain();
+  (await listening)?.();
 });
 route();

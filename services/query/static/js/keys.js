@@ -2,6 +2,9 @@
 
 import { byId } from "./dom.js";
 import * as list from "./list.js";
+import * as mapask from "./mapask.js";
+import * as narrow from "./narrow.js";
+import * as searchwith from "./searchwith.js";
 import * as state from "./state.js";
 import * as viewer from "./viewer.js";
 import * as windowing from "./windowing.js";
@@ -15,7 +18,7 @@ function leave() {
   const place = state.read();
   if (place?.with) state.go({ with: null });
   else if (place?.region) state.go({ region: null });
-  else location.hash = "#/";
+  else location.hash = byId("validation-back")?.checkVisibility() ? byId("validation-back").hash : "#/";
 }
 
 const ACTIONS = {
@@ -33,7 +36,11 @@ const ACTIONS = {
   ".": () => windowing.adjust(-0.04, 0),
   ",": () => windowing.adjust(0.04, 0),
   "0": windowing.reset,
-  "r": viewer.toggleRegion,
+  "s": searchwith.withStudy,
+  "f": searchwith.withFrame,
+  "r": searchwith.withRegion,
+  "n": narrow.openPanel,
+  "a": mapask.toggle,
   "l": viewer.toggleLink,
   "v": () => { location.hash = "#/validation"; },
   "u": () => byId("upload").click(),

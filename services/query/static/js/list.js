@@ -18,6 +18,7 @@ let chosen = null;
 let drawn = "";
 let asking = null;
 let moreOpen = false;
+let placed = false; // the study that a link opened was brought into sight
 const fresh = new Set();
 
 export function start() {
@@ -49,6 +50,9 @@ export function hear(studies) {
   for (const study of studies) fresh.add(study.study_instance_uid);
   if (shown.length <= 60) load({ quiet: true });
 }
+
+// Whatever happened in between.
+export const refresh = () => load({ quiet: true });
 
 // What is read stays where it is when rows come in above it.
 function firstInSight() {
@@ -86,7 +90,7 @@ async function load({ quiet = false, more = false } = {}) {
   if (!quiet && !more) byId("list-state").replaceChildren(...(shown.length ? [] : skeleton(6, "row")));
   byId("list").setAttribute("aria-busy", quiet ? "false" : "true");
   try {
-    const page = await api.studies(filters, more ? cursor : null, mine.signal);
+    const page = await api.studies(filters, more ? cursor : null, { signal: mine.signal, quiet: quiet && shown.length > 0 });
     const facets = page.facets ?? await api.facets();
     if (mine.signal.aborted) return;
     shown = more ? [...shown, ...page.studies] : page.studies;
@@ -128,8 +132,10 @@ function draw(facets) {
       ? stateBox("empty", "No study matches", "Nothing received so far meets these filters.", el("button", { class: "button", type: "button", onclick: clear }, "Clear filters"))
       : stateBox("empty", "No studies yet", "Send one to the listener by C-STORE: it appears here once it is complete. Or search by a file.")]),
     ...(cursor ? [el("button", { class: "button more", type: "button", onclick: () => load({ more: true }) }, "Show more")] : []));
-  mark(chosen);
+  const current = mark(chosen);
   keep();
+  if (current && !placed) current.scrollIntoView({ block: "nearest" });
+  placed ||= current !== null;
   if (focused) document.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
 }
 
@@ -146,7 +152,7 @@ function group(title, buttons) {
 // A chosen value stays on show when no study has it any more, so that it can be taken back.
 function facet(field, values) {
   const gone = [...filters[field]].filter((value) => !values.some((found) => found.value === value));
-  return [...values, ...gone.map((value) => ({ value, studies: 0 }))].map(({ value, studies }) => {
+  return api.inOrder(field, [...values, ...gone.map((value) => ({ value, studies: 0 }))]).map(({ value, studies }) => {
     const words = field === "decision" ? kindOf(value).words : value;
     return el("button", {
       type: "button", class: "facet", "data-key": `${field}:${value}`, "aria-pressed": String(filters[field].has(value)),

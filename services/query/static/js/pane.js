@@ -2,11 +2,14 @@
 
 import { el, stateBox } from "./dom.js";
 
+const SWIPE_PX = 24; // for one frame
+
 export class Pane {
   constructor(name, { onMove = () => {} } = {}) {
     this.name = name;
     this.frames = [];
     this.at = 0;
+    this.marked = null; // the frame that the boxes lie on
     this.onMove = onMove;
     this.image = el("img", { class: "frame", alt: name, draggable: "false" });
     this.layer = el("img", { class: "layer", alt: "", hidden: true, draggable: "false" });
@@ -22,9 +25,22 @@ export class Pane {
     });
     this.image.addEventListener("error", () => {
       this.picture.classList.remove("loading");
-      const again = el("button", { class: "button", type: "button", onclick: () => { this.image.removeAttribute("src"); this.draw(); } }, "Try again");
+      const again = el("button", { class: "button", type: "button", onclick: () => this.again() }, "Try again");
       this.trouble.replaceChildren(stateBox("error", "This frame cannot be shown", "Its pixels could not be decoded, or the archive is away.", again));
     });
+    // A finger that moves sideways walks through the frames; up and down still scrolls the page.
+    let finger = null;
+    this.root.addEventListener("pointerdown", (event) => {
+      const taken = event.target.closest("button") || this.root.closest(".windowing, .choosing");
+      if (event.pointerType === "touch" && event.isPrimary && !taken && this.frames.length > 1) finger = { id: event.pointerId, x: event.clientX };
+    });
+    this.root.addEventListener("pointermove", (event) => {
+      const moved = finger?.id === event.pointerId ? finger.x - event.clientX : 0;
+      if (Math.abs(moved) < SWIPE_PX) return;
+      finger.x = event.clientX;
+      this.go(this.at + Math.sign(moved));
+    });
+    for (const end of ["pointerup", "pointercancel"]) this.root.addEventListener(end, () => { finger = null; });
     let turned = 0;
     this.root.addEventListener("wheel", (event) => {
       if (this.frames.length < 2 || event.ctrlKey) return;
@@ -60,12 +76,22 @@ export class Pane {
       this.picture.classList.add("loading");
       this.image.src = this.frame.image_url;
     }
+    this.boxes.hidden = this.marked !== this.frame.key;
     this.image.alt = `${this.name}, frame ${this.at + 1} of ${this.frames.length}`;
     for (const near of [this.at + 1, this.at - 1]) if (this.frames[near]) new Image().src = this.frames[near].image_url;
   }
 
-  // Boxes in shares of the frame; each is told by its number too.
-  mark(regions) {
+  // After a failure.
+  again() {
+    if (!this.trouble.hasChildNodes()) return;
+    this.image.removeAttribute("src");
+    this.draw();
+  }
+
+  // Boxes in shares of one frame, this one unless another is named; each is told by its number too.
+  mark(regions, key = this.frame?.key) {
+    this.marked = key;
+    this.boxes.hidden = key !== this.frame?.key;
     this.boxes.replaceChildren(...regions.map(({ region, text, kind }) => el("span", {
       class: `box ${kind ?? ""}`,
       vars: { left: `${region.left * 100}%`, top: `${region.top * 100}%`, width: `${region.width * 100}%`, height: `${region.height * 100}%` },

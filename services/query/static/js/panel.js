@@ -48,29 +48,34 @@ export function showUpload() {
       el("p", { class: "reason" }, "An upload is only compared with what is indexed. It was decoded in memory and is not kept.")));
 }
 
+let allClasses = false; // as the reader left it
+
 function one(diagnosis, task) {
-  const classes = [...diagnosis.classes].sort((a, b) => b.probability - a.probability);
   const limit = task?.abstain_below;
-  return el("article", { class: "diagnosis" },
-    headline(diagnosis),
-    classes.length ? el("ul", { class: "bars", "aria-label": "Class probabilities" }, classes.map((entry) => el("li", {
+  const facts = [
+    task ? task.title : diagnosis.task === "none" ? null : diagnosis.task,
+    plural(diagnosis.frames_embedded, "frame") + " looked at",
+    diagnosis.skipped_count ? `${diagnosis.skipped_count} left out` : null,
+    diagnosis.revision > 1 ? `revision ${diagnosis.revision}` : null,
+  ].filter(Boolean).join(" · ");
+  if (!diagnosis.classes.length) return el("article", { class: "diagnosis" }, headline(diagnosis), el("p", { class: "dim" }, facts));
+  // Where the model does not decide, the reader needs to see between what.
+  const unsure = !["finding", "no-finding"].includes(diagnosis.decision);
+  const box = el("details", { class: "more-filters", open: unsure || allClasses, ontoggle: () => { if (!unsure) allClasses = box.open; } },
+    el("summary", {}, "All classes"),
+    el("ul", { class: "bars", "aria-label": "Class probabilities" }, [...diagnosis.classes].sort((a, b) => b.probability - a.probability).map((entry) => el("li", {
       class: `${entry.is_finding ? "finding" : ""} ${entry.label === diagnosis.label ? "top" : ""}`,
     },
       el("span", { class: "bar-label" }, entry.label),
       el("span", { class: "bar", vars: { "--value": entry.probability } }, limit ? el("i", { class: "limit", vars: { "--at": limit } }) : null),
-      el("span", { class: "bar-value" }, percent(entry.probability))))) : null,
-    classes.length && limit ? el("p", { class: "dim" }, `The dotted line, ${percent(limit)}: below it the task abstains.`) : null,
-    el("p", { class: "dim" }, [
-      task ? task.title : diagnosis.task === "none" ? "no task takes this kind of study" : diagnosis.task,
-      plural(diagnosis.frames_embedded, "frame") + " embedded",
-      diagnosis.skipped_count ? `${diagnosis.skipped_count} left out` : null,
-      diagnosis.revision > 1 ? `revision ${diagnosis.revision}` : null,
-    ].filter(Boolean).join(" · ")));
+      el("span", { class: "bar-value" }, percent(entry.probability))))),
+    el("p", { class: "dim" }, limit ? `It abstains below the dotted line, ${percent(limit)}. ` : "", facts));
+  return el("article", { class: "diagnosis" }, headline(diagnosis), box);
 }
 
-export function voteBox(found, own) {
+export function voteBox(found, own, filtered) {
   const { vote } = found;
-  if (!vote.voters) return el("p", { class: "vote none" }, "None of the similar cases has a predicted label.");
+  if (!vote.voters) return el("div", { class: "vote none" }, el("p", {}, "None of the similar cases has a predicted label."), el("p", { id: "vote-note", hidden: true }, `This is said of the first ${found.results.length} cases.`));
   const words = vote.tie ? "The similar cases are tied." : [
     el("strong", {}, vote.label), ` in ${vote.votes} of ${vote.voters} similar studies`,
   ];
@@ -79,17 +84,21 @@ export function voteBox(found, own) {
   return el("div", { class: vote.tie ? "vote tie" : "vote" },
     el("p", {}, words, agreement),
     el("div", { class: "stack", role: "img", "aria-label": vote.counts.map((count) => `${count.label}: ${count.studies}`).join(", ") },
-      vote.counts.map((count, place) => el("span", { class: `part p${Math.min(place, 4)}`, vars: { "--n": count.studies } }, el("b", {}, count.studies), ` ${count.label}`))),
-    el("p", { class: "dim" }, `Each study has one vote: its own predicted label.${vote.without_label ? ` ${plural(vote.without_label, "case")} without one.` : ""}${found.query.decision === "no-task" ? " No task takes the query itself, so this is a count, not a prediction." : ""}`),
-    calibrationWords(vote.calibration));
+      vote.counts.map((count, place) => el("span", { title: `${count.label}: ${count.studies}`, class: `part p${Math.min(place, 4)}`, vars: { "--n": count.studies } }, el("b", {}, count.studies)))),
+    el("p", { class: "counts", "aria-hidden": "true" }, vote.counts.map((count) => el("span", {}, el("b", {}, count.studies), ` ${count.label}`))),
+    el("p", { class: "dim" }, `One vote a study, its own predicted label.${vote.without_label ? ` ${plural(vote.without_label, "case")} without one.` : ""}${found.query.decision === "no-task" ? " No task takes the query itself, so this is a count, not a prediction." : ""}`,
+      filtered ? " How often such a vote is right was measured without filters, so it is not told." : ""),
+    filtered ? null : calibrationWords(vote.calibration),
+    el("p", { class: "dim", id: "vote-note", hidden: true }, `Counted are the first ${found.results.length} cases, however many are shown.`));
 }
 
 // What the vote is worth, in plain words.
 function calibrationWords(calibration) {
   if (!calibration) return null;
   const many = (share) => `${Math.round(share * 100)} of 100`;
-  return el("p", { class: "calibration" }, `Where so many similar cases agreed, their label was right in about ${many(calibration.probability)} (95 % interval: ${Math.round(calibration.low * 100)} to ${Math.round(calibration.high * 100)}). `,
-    el("span", { class: "dim" }, `Measured on: ${calibration.source}`));
+  return el("details", { class: "calibration" },
+    el("summary", {}, `Such a vote was right in about ${many(calibration.probability)}.`),
+    el("p", { class: "dim" }, `95 % interval: ${Math.round(calibration.low * 100)} to ${Math.round(calibration.high * 100)} of 100. Measured where as many similar cases agreed, on ${calibration.source}.`));
 }
 
 export const cards = (found, link) => found.results.map((hit) => card(hit, link));

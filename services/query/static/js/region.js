@@ -31,7 +31,7 @@ export function open(pane, initial, onSearch, onClose) {
   } });
   host = pane.picture;
   host.append(box);
-  byId("stage").classList.add("choosing");
+  choosing(true);
   byId("region-words").replaceChildren("Draw a box on the image. By keys: arrows move, Shift + arrows resize. ",
     el("button", { type: "button", class: "button primary", onclick: () => done(onSearch) }, "Search this region"),
     el("button", { type: "button", class: "button", onclick: () => finish() }, "Cancel"));
@@ -44,8 +44,13 @@ export function close() {
   box?.remove();
   box = null;
   host?.removeEventListener("pointerdown", down);
-  byId("stage").classList.remove("choosing");
+  choosing(false);
   byId("region-words")?.replaceChildren();
+}
+
+function choosing(on) {
+  byId("stage").classList.toggle("choosing", on);
+  byId("draw-region")?.setAttribute("aria-pressed", String(on));
 }
 
 function place() {

@@ -1,12 +1,17 @@
 // Where the page is, as its address says it: everything that can be shown has a link.
 //
 //   #/                                       the list
-//   #/study/UID?frame=SOP/1&space=&level=&region=l,t,w,h&with=STUDY/SOP/1
+//   #/study/UID?frame=SOP/1&space=&level=&by=SOP/1&region=l,t,w,h&with=STUDY/SOP/1&sex=F&study_date_from=…
 //   #/upload?with=…                          the uploaded file; it lives in this page only
 //   #/validation/TASK
+//
+// `by` is the frame that is searched with, alone or by the region on it; without it the whole study is.
 
 const PLACES = /^#\/(?:(study)\/([0-9]+(?:\.[0-9]+)*)|(upload)|(validation)(?:\/([a-z0-9-]+))?)?(?:\?(.*))?$/;
-const KNOWN = ["frame", "space", "level", "region", "with"];
+const KNOWN = ["frame", "space", "level", "by", "region", "with"];
+export const VALUE_FILTERS = ["task", "label", "modality", "body_part", "sex", "age_band"];
+export const DATE_FILTERS = ["study_date_from", "study_date_to"];
+const VALUES_MAX = 8;
 
 export function read(hash = location.hash) {
   const found = PLACES.exec(hash || "#/");
@@ -14,12 +19,28 @@ export function read(hash = location.hash) {
   const [, study, uid, upload, validation, task, query] = found;
   const given = new URLSearchParams(query ?? "");
   const options = Object.fromEntries(KNOWN.filter((name) => given.get(name)).map((name) => [name, given.get(name)]));
-  return { view: study ?? upload ?? validation ?? "list", uid: uid ?? null, task: task ?? null, ...options };
+  return { view: study ?? upload ?? validation ?? "list", uid: uid ?? null, taskName: task ?? null, ...options, only: filtersOf(given) };
+}
+
+// What similar cases are asked for: {sex: ["F"], study_date_from: "2024-01-31"}; a value that cannot be is left out.
+function filtersOf(given) {
+  const only = {};
+  for (const field of VALUE_FILTERS) {
+    const values = [...new Set(given.getAll(field).filter((value) => value && value.length <= 64))].slice(0, VALUES_MAX);
+    if (values.length) only[field] = values;
+  }
+  for (const field of DATE_FILTERS) {
+    const day = given.get(field);
+    if (/^[1-9]\d{3}-\d\d-\d\d$/.test(day) && new Date(day).toJSON()?.startsWith(day)) only[field] = day;
+  }
+  return only;
 }
 
 export function link(state) {
-  const path = { study: `study/${state.uid}`, upload: "upload", validation: `validation${state.task ? `/${state.task}` : ""}`, list: "" }[state.view];
-  const query = KNOWN.filter((name) => state[name]).map((name) => `${name}=${encodeURIComponent(state[name]).replaceAll("%2F", "/").replaceAll("%2C", ",")}`).join("&");
+  const path = { study: `study/${state.uid}`, upload: "upload", validation: `validation${state.taskName ? `/${state.taskName}` : ""}`, list: "" }[state.view];
+  const given = KNOWN.filter((name) => state[name]).map((name) => [name, state[name]]);
+  for (const [field, values] of Object.entries(state.only ?? {})) for (const value of [values].flat()) given.push([field, value]);
+  const query = given.map(([name, value]) => `${name}=${encodeURIComponent(value).replaceAll("%2F", "/").replaceAll("%2C", ",")}`).join("&");
   return `#/${path}${query ? `?${query}` : ""}`;
 }
 
@@ -45,4 +66,10 @@ export const regionText = (region) => [region.left, region.top, region.width, re
 export function parsePlace(text) {
   const parts = (text ?? "").split("/");
   return parts.length === 3 && Number(parts[2]) >= 1 ? { study: parts[0], sop: parts[1], frame: Number(parts[2]) } : null;
+}
+
+// SOP Instance UID and frame number, as a search takes them.
+export function parseFrame(text) {
+  const [sop, number, ...more] = (text ?? "").split("/");
+  return sop && Number.isInteger(Number(number)) && Number(number) >= 1 && !more.length ? { sop_instance_uid: sop, frame_number: Number(number) } : null;
 }

@@ -5,7 +5,11 @@ import { square } from "./charts.js";
 import { byId, el, percent, skeleton, stateBox } from "./dom.js";
 import * as read from "./reports.js";
 
-export async function open(wanted, signal) {
+let back = null; // the study that a reader came from
+
+// `from`: its address, and the task that judged it.
+export async function open(wanted, signal, from) {
+  if (from !== undefined) back = from;
   const host = byId("validation");
   host.replaceChildren(head([], null), ...skeleton(2, "panel"));
   try {
@@ -14,7 +18,7 @@ export async function open(wanted, signal) {
       return;
     }
     const { tasks } = await api.validations(signal);
-    const task = tasks.find((one) => one.name === wanted) ?? tasks[0];
+    const task = [wanted, back?.task].map((name) => tasks.find((one) => one.name === name)).find(Boolean) ?? tasks[0];
     if (!task) {
       host.replaceChildren(head([], null), stateBox("empty", "No task is installed", "Studies are searchable, not judged: there is nothing to validate."));
       return;
@@ -30,7 +34,7 @@ export async function open(wanted, signal) {
 
 function head(tasks, task) {
   return el("header", { class: "validation-head" },
-    el("a", { class: "button", href: "#/" }, "← Studies"),
+    el("a", { class: "button", id: "validation-back", href: back?.hash ?? "#/" }, back ? "← The study" : "← Studies"),
     el("h1", {}, "Validation", task ? el("small", {}, ` ${task.title}`) : null),
     el("nav", { "aria-label": "Tasks" }, tasks.map((one) => el("a", { class: "button", href: `#/validation/${one.name}`, "aria-current": one === task ? "page" : null }, one.name))));
 }
@@ -73,7 +77,7 @@ function roc(report) {
   if (!curves.length) return missing("ROC", read.command(report, "roc"));
   const at = (curve, most) => Math.max(0, ...curve.points.filter(([wrong]) => wrong <= most).map(([, found]) => found));
   const rows = curves.map((curve) => [curve.name, curve.auroc === null ? "–" : curve.auroc.toFixed(3), ...ALARMS.map((most) => percent(at(curve, most)))]);
-  return card("ROC", "Each class against all others: how many are found for how many false alarms. The dashed line is chance. The table: the area under the curve, and the share found at 5, 10 and 20 % false alarms.",
+  return card("ROC", "Each class against all others: how many are found for how many false alarms. The dashed line is chance. The table: the area under the curve, and the share found at 5, 10 and 20 % false alarms." + measuredOn(report),
     both(square("ROC", "false alarms (share)", "found (share)", curves.map((curve) => ({ points: curve.points }))),
       table("ROC", ["class", "area", ...ALARMS.map((most) => `at ${percent(most)}`)], rows)),
     legend(curves.map((curve) => curve.name)));
@@ -82,9 +86,13 @@ function roc(report) {
 function calibration(report) {
   const bins = read.calibration(report);
   if (!bins.length) return missing("Calibration", read.command(report, "calibration"));
-  return card("Calibration", "When it says 80 %, is it right in 80 of 100? On the dashed line it is.",
+  return card("Calibration", "When it says 80 %, is it right in 80 of 100? On the dashed line it is." + measuredOn(report),
     both(square("Calibration", "stated confidence", "share that was right", [{ points: bins.map((bin) => [bin.said, bin.right]), bars: bins.filter((bin) => bin.low !== null).map((bin) => [bin.said, bin.low, bin.high]) }], { dots: true }),
       table("Calibration", ["stated", "right", "cases"], bins.map((bin) => [percent(bin.said), bin.low === null ? percent(bin.right) : `${percent(bin.right)} (${percent(bin.low)} to ${percent(bin.high)})`, bin.count ?? ""]))));
+}
+
+function measuredOn(report) {
+  return report.curves_source ? ` Measured on: ${report.curves_source}.` : "";
 }
 
 function retrieval(report) {
@@ -92,6 +100,6 @@ function retrieval(report) {
   if (!rows.length) return missing("Similar cases: P@k", read.command(report, "retrieval") ?? "similis evaluate retrieval");
   const names = [...new Set(rows.flatMap((row) => Object.keys(row.measures)))];
   const cell = (one) => (one ? `${one.value.toFixed(2)}${one.low === null ? "" : ` (${one.low.toFixed(2)} to ${one.high.toFixed(2)})`}` : "–");
-  return card("Similar cases: P@k", "Share of the first k similar cases with the query's own label, by space, with 95 % intervals.",
+  return card("Similar cases: P@k", "P@k: share of the first k similar cases with the query's own label; mAP@k also counts how early they come; MMV@k: how often their majority has it. Micro: every query counts alike, macro: every class does. By space, with 95 % intervals.",
     table("Retrieval by space", ["measure", ...rows.map((row) => row.space)], names.map((name) => [name, ...rows.map((row) => cell(row.measures[name]))])));
 }

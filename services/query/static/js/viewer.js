@@ -19,10 +19,16 @@ let parts = null;
 let asked = { onFrame: () => {}, onRegion: () => {}, onClose: () => {} };
 
 let canRegion = false; // only where regions are indexed
+export const canSearchRegions = () => canRegion;
 export const allowRegions = (yes) => { canRegion = yes; };
 export const listen = (actions) => { asked = actions; };
 export const queryPane = () => query;
 export const otherPane = () => other;
+
+const keyed = (items) => items.map((item) => ({ ...item, key: `${item.sop_instance_uid}/${item.frame_number}` }));
+
+// The place of a frame of the query, from 1; null if it has none of this key.
+export const numberOf = (key) => (query?.frames.findIndex((frame) => frame.key === key) ?? -1) + 1 || null;
 
 export function clear(box) {
   region.close();
@@ -44,14 +50,12 @@ export function showStudy(study, frames, wanted) {
     clear(stateBox("empty", "No image", "This study holds no image that could be shown."));
     return;
   }
-  const keyed = (items) => items.map((item) => ({ ...item, key: `${item.sop_instance_uid}/${item.frame_number}` }));
   show(frames, keyed(study.maps), keyed(study.diagnoses.flatMap((diagnosis) => diagnosis.evidence)), "Query study", wanted);
 }
 
 function show(frames, withMaps, ofEvidence, name, wanted) {
   clear();
-  // What the model decided comes first; what somebody asked for is shown where there is nothing else.
-  maps = [...withMaps].sort((a, b) => Number(a.requested) - Number(b.requested));
+  maps = inOrder(withMaps);
   target = null;
   const known = new Set(frames.map((frame) => frame.key));
   evidence = [...new Set(ofEvidence.map((item) => item.key))].filter((key) => known.has(key));
@@ -60,6 +64,18 @@ function show(frames, withMaps, ofEvidence, name, wanted) {
   parts = controls(frames);
   byId("stage").replaceChildren(query.root);
   query.show(frames, first === undefined ? Math.floor((frames.length - 1) / 2) : frames.findIndex((frame) => frame.key === first));
+  draw();
+}
+
+// What the model decided comes first; what somebody asked for is shown where there is nothing else.
+const inOrder = (unsorted) => [...unsorted].sort((a, b) => Number(a.requested) - Number(b.requested));
+
+// Maps that came to be since; `wanted` (a map) is shown where its frame is.
+export function setMaps(study, wanted) {
+  if (!query || !parts) return;
+  maps = inOrder(keyed(study.maps));
+  if (wanted) { target = nameOf(wanted); mapOn = true; }
+  parts.ticks.replaceChildren(...tickMarks(query.frames));
   draw();
 }
 
@@ -73,7 +89,7 @@ export function compare(frames, at, caption) {
   byId("stage").classList.add("comparing");
   anchors = [query.at, at];
   other.show(frames, at);
-  draw();
+  roomAnew();
 }
 
 export function endCompare() {
@@ -83,7 +99,7 @@ export function endCompare() {
   query.mark([]);
   byId("stage").replaceChildren(query.root);
   byId("stage").classList.remove("comparing");
-  draw();
+  roomAnew();
 }
 
 function moved() {
@@ -107,26 +123,28 @@ function follow(leader, follower) {
 function controls(frames) {
   const slider = el("input", { type: "range", min: 1, max: frames.length, step: 1, "aria-label": "Frame", oninput: () => go(Number(slider.value) - 1) });
   const place = el("output", { class: "place" });
-  const ticks = el("div", { class: "ticks", "aria-hidden": "true" }, evidence.map((key) => el("span", {
-    class: maps.some((map) => map.key === key) ? "tick map" : "tick",
-    vars: { "--at": frames.length > 1 ? frames.findIndex((frame) => frame.key === key) / (frames.length - 1) : 0.5 },
-  })));
-  const mapButton = el("button", { type: "button", class: "button", "aria-pressed": "true", onclick: toggleMap }, "Map");
-  const strength = el("input", { type: "range", min: 0, max: 1, step: 0.05, value: opacity, "aria-label": "Map opacity", oninput: () => { opacity = Number(strength.value); draw(); } });
+  const ticks = el("div", { class: "ticks", "aria-hidden": "true" }, tickMarks(frames));
+  const mapButton = el("button", { type: "button", class: "button", "aria-pressed": "true", onclick: toggleMap, title: "Show or hide the map (m)" }, "Map");
+  const strength = el("input", { type: "range", min: 0, max: 1, step: 0.05, value: opacity, "aria-label": "Map opacity", title: "How strongly the map shows ([ and ])", oninput: () => { opacity = Number(strength.value); draw(); } });
   const choice = el("select", { "aria-label": "Which map", onchange: () => { target = choice.value; draw(); } });
-  const next = el("button", { type: "button", class: "button", onclick: nextEvidence }, "Evidence");
+  const next = el("button", { type: "button", class: "button", onclick: nextEvidence, title: "Frames that weighed most for the prediction (e)" }, "Evidence");
   const said = el("p", { class: "map-words" });
-  const drawRegion = el("button", { type: "button", class: "button", hidden: !canRegion, onclick: toggleRegion, title: "Search by a part of this frame (r)" }, "Region");
+  const drawRegion = el("button", { type: "button", class: "button", id: "draw-region", "aria-pressed": "false", hidden: !canRegion, onclick: toggleRegion, title: "Search by a part of this frame (r)" }, "Region");
   const link = el("button", { type: "button", class: "button", "aria-pressed": "true", hidden: true, onclick: toggleLink, title: "Scroll both together (l)" }, "Linked");
   const rows = [];
   if (frames.length > 1) rows.push(el("div", { class: "scrub" }, el("div", { class: "track" }, slider, ticks), place));
   rows.push(el("div", { class: "map-row" }, windowing.controls(), drawRegion, link,
-    maps.length ? [mapButton, choice, strength] : null, evidence.length ? next : null));
-  rows.push(el("p", { class: "region-words", id: "region-words" }));
-  if (maps.length || evidence.length) rows.push(said);
+    mapButton, choice, strength, evidence.length ? next : null));
+  rows.push(el("p", { class: "region-words", id: "region-words" }), el("div", { class: "said-row" }, said, el("span", { id: "map-ask" })), el("div", { id: "map-asked" }));
   byId("controls").replaceChildren(...rows);
-  return { slider, place, mapButton, strength, said, next, choice, link };
+  return { slider, place, ticks, mapButton, strength, said, next, choice, link };
 }
+
+// Where the evidence lies along the slider; a frame with a map has another sign.
+const tickMarks = (frames) => [...new Set([...evidence, ...maps.map((map) => map.key)])].map((key) => el("span", {
+  class: maps.some((map) => map.key === key) ? "tick map" : "tick",
+  vars: { "--at": frames.length > 1 ? frames.findIndex((frame) => frame.key === key) / (frames.length - 1) : 0.5 },
+}));
 
 // A map is named by whose it is and which class it is for: several may lie on one frame.
 const nameOf = (map) => `${map.target_label} · ${map.task}${map.requested ? " · on request" : ""}`;
@@ -147,17 +165,36 @@ function draw() {
   if (map) {
     if (layer.getAttribute("src") !== map.layer_url) layer.src = map.layer_url;
     layer.alt = `Saliency map for ${map.target_label}`;
-    layer.style.setProperty("opacity", opacity);
+    layer.style.setProperty("opacity", map.reliability === "not-reliable" ? opacity / 2 : opacity);
   }
   strength.value = opacity;
   mapButton.setAttribute("aria-pressed", String(mapOn));
+  for (const node of [mapButton, strength]) node.hidden = !maps.length;
+  said.hidden = !maps.length && !evidence.length;
   link.hidden = !other;
   link.setAttribute("aria-pressed", String(linked));
   const isEvidence = evidence.indexOf(frame.key);
   next.textContent = isEvidence >= 0 ? `Evidence ${isEvidence + 1} of ${evidence.length}` : "Go to evidence";
-  said.classList.toggle("flagged", map !== undefined && (map.requested || map.reliability === "not-reliable"));
-  said.textContent = map ? mapWords(map) : maps.length ? "No map for this frame." : "No map for this study.";
+  const [warning, words, checked] = map ? mapWords(map) : ["", maps.length ? "No map for this frame." : "No map for this study."];
+  said.replaceChildren(...(warning ? [el("strong", {}, warning), " "] : []), words, checked ? el("span", { class: "checked" }, ` ${checked}`) : "");
+  keepRoom(said.parentElement);
 }
+
+// The words of one frame are longer than those of the next: their row only grows, so that the picture keeps its size.
+function keepRoom(row) {
+  const { height } = row.getBoundingClientRect();
+  if (height) row.style.minHeight = `${height}px`;
+}
+
+function roomAnew() {
+  parts?.said.parentElement.style.removeProperty("min-height");
+  draw();
+}
+
+addEventListener("resize", roomAnew);
+
+// Pictures that could not be read are asked for again.
+export const drawAgain = () => { for (const pane of [query, other]) pane?.again(); };
 
 export const go = (to) => query?.go(to);
 export const step = (by) => query?.go(query.at + by);

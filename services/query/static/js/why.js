@@ -19,11 +19,14 @@ export async function show(place, hit, own, file, signal) {
       hit ? el("p", {}, `Rank ${hit.rank}, similarity ${hit.score.toFixed(3)} of at most 1. `, labelWords(hit, own)) : el("p", {}, `Study ${shortUid(place.study)}, opened by its link.`),
       hit ? el("p", {}, chip(hit.decision, hit.label), hit.label_source === "confirmed" ? el("span", { class: "tag" }, "confirmed by a person") : null) : null,
       matched));
-  const region = state.parseRegion(state.read()?.region);
+  const beside = `${place.sop}/${place.frame}`;
+  const there = ` on frame ${viewer.otherPane()?.frames.findIndex((frame) => frame.key === beside) + 1} of the case`;
+  const { region: wanted, by } = state.read() ?? {};
+  const region = state.parseRegion(wanted);
   if (region && hit?.region) {
-    viewer.queryPane()?.mark([{ region, text: "1" }]);
-    viewer.otherPane()?.mark([{ region: hit.region, text: "1" }]);
-    matched.textContent = "Box 1: your region, and the place that is most like it.";
+    viewer.queryPane()?.mark([{ region, text: "1" }], by);
+    viewer.otherPane()?.mark([{ region: hit.region, text: "1" }], beside);
+    matched.textContent = `Box 1: your region${by ? ` on frame ${viewer.numberOf(by)}` : ""}, and the place${there} that is most like it.`;
     return;
   }
   const neighbour = { sop_instance_uid: place.sop, frame_number: place.frame };
@@ -36,10 +39,10 @@ export async function show(place, hit, own, file, signal) {
       : await api.matches({ sop_instance_uid: frame.sop_instance_uid, frame_number: frame.frame_number }, neighbour, signal);
     if (signal.aborted || !viewer.otherPane()) return;
     const pairs = found.matches.slice(0, 6);
-    viewer.queryPane().mark(pairs.map((pair, at) => ({ region: pair.query, text: at + 1 })));
-    viewer.otherPane().mark(pairs.map((pair, at) => ({ region: pair.neighbour, text: at + 1 })));
+    viewer.queryPane().mark(pairs.map((pair, at) => ({ region: pair.query, text: at + 1 })), frame.key);
+    viewer.otherPane().mark(pairs.map((pair, at) => ({ region: pair.neighbour, text: at + 1 })), beside);
     matched.replaceChildren(pairs.length
-      ? `${plural(pairs.length, "matched region")}, numbered on both images: each is the other's most similar place. ${pairs.map((pair, at) => `${at + 1}: ${pair.score.toFixed(2)}`).join(", ")}.`
+      ? `${plural(pairs.length, "matched region")}, numbered on frame ${viewer.numberOf(frame.key)} of the query and${there}: each is the other's most similar place. ${pairs.map((pair, at) => `${at + 1}: ${pair.score.toFixed(2)}`).join(", ")}.`
       : "No region of one frame is clearly matched in the other.");
   } catch (problem) {
     if (problem.name === "AbortError" || signal.aborted) return;

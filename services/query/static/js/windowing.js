@@ -21,7 +21,7 @@ function draw() {
   said.hidden = !changed && !dragging;
   said.textContent = `level ${Math.round(now.center * 255)}, width ${Math.round(now.width * 255)} of the 8-bit picture`;
   button.setAttribute("aria-pressed", String(dragging));
-  button.nextElementSibling.nextElementSibling.hidden = !changed;
+  said.nextElementSibling.hidden = !changed;
 }
 
 export function adjust(center, width) {
@@ -46,9 +46,9 @@ export function setDragging(on) {
 export function controls() {
   said = el("output", { class: "level" });
   button = el("button", { type: "button", class: "button", "aria-pressed": "false", onclick: toggle, title: "Drag on the image: up and down for level, left and right for width (w). The right mouse button always does. Works on the 8-bit picture shown, not on the stored values." }, "Window");
-  const nodes = [button, said, el("button", { type: "button", class: "button", hidden: true, onclick: reset, title: "Window as stored (0)" }, "Reset window")];
+  const values = el("span", { class: "level-box" }, said, el("button", { type: "button", class: "button", hidden: true, onclick: reset, title: "Window as stored (0)" }, "Reset window"));
   queueMicrotask(draw);
-  return el("span", { class: "tool" }, nodes);
+  return el("span", { class: "tool" }, button, values);
 }
 
 export function start() {

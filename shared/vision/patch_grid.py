@@ -1,4 +1,4 @@
-"""Where patch tokens lie on a frame: the letterbox, undone."""
+"""Where patch tokens lie on a frame: the letterbox, undone. Needs no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from shared.pixels.frame import Frame
 from shared.vector_index.port import Region
-from shared.vision.transform import Letterbox, letterbox_box, letterboxed
+from shared.vision.transform import Letterbox, letterbox_box
 
 DARK: Final = 0.08
 """Mean of a background patch, at most, of 1."""
@@ -28,15 +28,20 @@ class PatchGrid:
     size_px: int
     content: Letterbox
 
+    def __post_init__(self) -> None:
+        """Refuse patches that are not whole pixels: ValueError."""
+        if self.side < 1 or self.size_px % self.side:
+            raise ValueError(f"{self.size_px} px are no multiple of {self.side} patches")
+
     @classmethod
     def of(cls, frame: Frame, *, patches: int, size_px: int) -> PatchGrid:
         """The grid of a frame whose `patches` tokens come from an input of `size_px`.
 
         Raises:
-            ValueError: `patches` is no square number.
+            ValueError: `patches` is no square number, or its root does not divide `size_px`.
         """
         side = math.isqrt(patches)
-        if side * side != patches or side == 0:
+        if side * side != patches:
             raise ValueError(f"{patches} patches are no square grid")
         height, width = frame.pixels.shape[:2]
         return cls(side, size_px, letterbox_box(height, width, frame.pixel_aspect, size_px))
@@ -75,17 +80,24 @@ class PatchGrid:
         top, bottom = self._shares(rows, px, self.content.top, self.content.height)
         return Region(left=left, top=top, width=right - left, height=bottom - top)
 
-    def foreground(self, frame: Frame) -> NDArray[np.bool_]:
-        """(P,) patches on the frame that are not dark and even, as air around a body is."""
-        square = letterboxed(frame, self.size_px)
+    def foreground(self, square: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """(P,) patches on the frame that are not dark and even, as air around a body is.
+
+        Args:
+            square: The letterboxed frame, (S, S) grey or (S, S, 3) RGB in [0, 1]; S is `size_px`.
+        """
         grey = square if square.ndim == 2 else square.mean(axis=2)
-        edges = np.linspace(0, self.size_px, self.side + 1).round().astype(int)
-        shown = self.inside()
-        for cell in np.flatnonzero(shown):
-            row, column = divmod(int(cell), self.side)
-            patch = grey[edges[row] : edges[row + 1], edges[column] : edges[column + 1]]
-            shown[cell] = not (patch.mean() <= DARK and patch.std() <= FLAT)
-        return shown
+        mean = self._means(grey)
+        # Precise enough where it counts: a dark patch's squares are small.
+        variance = self._means(grey * grey) - mean * mean
+        return np.asarray(self.inside() & ~((mean <= DARK) & (variance <= FLAT**2)))
+
+    def _means(self, square: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(P,) of each patch of an (S, S) square; rows first, which is several times as fast as both at once."""
+        px = self.size_px // self.side
+        of_columns = square.reshape(self.side, px, self.size_px).mean(axis=1)
+        means: NDArray[np.float32] = of_columns.reshape(self.side**2, px).mean(axis=1)
+        return means
 
     def _shares(self, cells: NDArray[np.intp], px: float, start: int, length: int) -> tuple[float, float]:
         low = (float(cells.min()) * px - start) / length
