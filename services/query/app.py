@@ -139,6 +139,7 @@ def build_parts(
             keep_alive_s=query.event_keep_alive_s,
             stream_max_s=query.event_stream_max_s,
             listeners_max=query.event_listeners_max,
+            per_user_max=query.event_listeners_per_user_max,
             kept_max=query.event_kept_max,
         ),
         encoder=encoder,

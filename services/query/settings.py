@@ -73,6 +73,9 @@ class QuerySection(Section):
         3600.0, description="A stream of events ends after this; the client connects again, with its credentials."
     )
     event_listeners_max: PositiveInt = Field(64, description="Open streams of events; more are answered with 503.")
+    event_listeners_per_user_max: PositiveInt = Field(
+        8, description="Open streams of events of one signed-in user; more are answered with 503."
+    )
     event_kept_max: PositiveInt = Field(
         1000, description="Latest events kept for streams that are read slowly or resumed; older ones become a reset."
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -27,7 +27,7 @@ RECONNECT_MS: Final = 3000
 
 
 class TooManyListenersError(Exception):
-    """As many listen as the setting allows, or the service is stopping."""
+    """As many listen as a setting allows, or the service is stopping."""
 
 
 @dataclass(slots=True)
@@ -40,6 +40,7 @@ class StudyNews:
         keep_alive_s: A comment is sent after this long without an event.
         stream_max_s: A stream ends after this long; a client comes back by itself, with its credentials.
         listeners_max: Open streams at the same time.
+        per_user_max: Of one user, where users sign in: one must not take everybody's places.
         kept_max: Changes that are kept for listeners that read slowly or come back.
     """
 
@@ -48,8 +49,10 @@ class StudyNews:
     keep_alive_s: float
     stream_max_s: float
     listeners_max: int
+    per_user_max: int
     kept_max: int
     _listeners: int = 0
+    _by_user: Counter[str] = field(default_factory=Counter)
     _number: int = 0  # of the latest change
     _kept: deque[tuple[int, str, str]] = field(init=False)  # number, study, its summary as JSON
     _seen: dict[str, StudyRecord] | None = None
@@ -65,8 +68,8 @@ class StudyNews:
         """Make room for the changes."""
         self._kept = deque(maxlen=self.kept_max)
 
-    async def join(self) -> None:
-        """Take a place among the listeners; `leave` gives it back.
+    async def join(self, user: str | None = None) -> None:
+        """Take a place among the listeners; `leave` with the same user gives it back.
 
         Raises:
             TooManyListenersError: there is none.
@@ -74,19 +77,27 @@ class StudyNews:
         """
         if self._stopped or self._listeners >= self.listeners_max:
             raise TooManyListenersError
+        if user is not None:
+            if self._by_user[user] >= self.per_user_max:
+                raise TooManyListenersError
+            self._by_user[user] += 1
         self._listeners += 1
         metrics.LISTENERS.set(self._listeners)
         if self._watcher is None:
             try:
                 await self._look()
             except BaseException:
-                self.leave()
+                self.leave(user)
                 raise
             if self._watcher is None and not self._stopped:
                 self._watcher = asyncio.create_task(self._watch())
 
-    def leave(self) -> None:
+    def leave(self, user: str | None = None) -> None:
         """Give the place back. After the last one nothing is watched."""
+        if user is not None:
+            self._by_user[user] -= 1
+            if not self._by_user[user]:
+                del self._by_user[user]
         self._listeners -= 1
         metrics.LISTENERS.set(self._listeners)
 

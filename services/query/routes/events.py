@@ -37,18 +37,20 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, news: StudyNews, last_event_id: str | None, may_listen: Callable[[], bool]) -> None:
+    def __init__(
+        self, news: StudyNews, last_event_id: str | None, user: str | None, may_listen: Callable[[], bool]
+    ) -> None:
         # A proxy must not hold events back.
         headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
         super().__init__(news.events(last_event_id, may_listen), headers=headers)
-        self._news = news
+        self._news, self._user = news, user
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the stream."""
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._news.leave()
+            self._news.leave(self._user)
 
 
 @router.get(
@@ -70,9 +72,11 @@ async def get_events(
     `event: reset` says that what happened since `Last-Event-ID` is not known: read the list anew.
     A stream ends when the key, token or session that opened it does.
     """
+    user = request.scope.get("user")
+    name = user.display_name if isinstance(user, User) else None
     try:
-        await parts.news.join()
+        await parts.news.join(name)
     except TooManyListenersError as error:
         raise problems.busy(parts.settings.retry_after_s) from error
-    user = request.scope.get("user")
-    return EventStream(parts.news, last_event_id, user.is_current if isinstance(user, User) else lambda: True)
+    may_listen = user.is_current if isinstance(user, User) else lambda: True
+    return EventStream(parts.news, last_event_id, name, may_listen)

@@ -52,9 +52,11 @@ def file(tmp_path: Path) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def served(seed: Seed, file: Path) -> AsyncIterator[httpx.AsyncClient]:
+async def served(seed: Seed, file: Path, **options: int) -> AsyncIterator[httpx.AsyncClient]:
     auth = AuthSection(keys_file=file)
-    app = ready_app(seed, QuerySettings(query=QuerySection(catalogue_max_age_s=0, auth=auth)))
+    app = ready_app(
+        seed, QuerySettings(query=QuerySection(catalogue_max_age_s=0, auth=auth, event_keep_alive_s=0.05, **options))
+    )
     async with (
         serve(app, bind("127.0.0.1", 0), grace_s=5) as url,
         httpx.AsyncClient(base_url=url, timeout=10) as client,
@@ -80,6 +82,25 @@ async def test_a_key_opens_from_when_it_is_made_until_it_is_revoked(empty: Seed,
         assert await status_of(client, first) == 401
         assert await status_of(client, second) == 200
     assert keys("revoke", key_id, file=file)[0] == 3
+
+
+async def test_one_user_cannot_take_all_places_of_the_stream_of_events(empty: Seed, file: Path):
+    alice, bob = made(file, "alice"), made(file, "bob")
+    async with served(empty, file, event_listeners_per_user_max=1) as client:
+
+        def stream(key: str) -> contextlib.AbstractAsyncContextManager[httpx.Response]:
+            return client.stream("GET", "/v1/events", headers={"authorization": f"Bearer {key}"})
+
+        async with stream(alice) as first:
+            assert first.status_code == 200
+            async with stream(alice) as second, stream(bob) as other:
+                assert (second.status_code, other.status_code) == (503, 200)
+        async with asyncio.timeout(5):
+            while True:
+                async with stream(alice) as again:
+                    if again.status_code == 200:
+                        break
+                await asyncio.sleep(0.05)
 
 
 def test_a_key_is_shown_once_and_kept_as_a_hash_for_the_owner_alone(file: Path):
