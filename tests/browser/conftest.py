@@ -112,7 +112,7 @@ def light_box(
     app.state.parts = build_parts(settings, archive=seed.archive, index=index, encoder=encoder, **parts)
     health.ready = True
     bound = bind("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()
     while not server.started:

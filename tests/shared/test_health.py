@@ -62,6 +62,10 @@ async def test_the_server_logs_an_unforeseen_error_as_the_service_does(monkeypat
     handler = logging.StreamHandler(written)
     handler.setFormatter(JsonFormatter("some"))
     monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    # Another test's server may have had uvicorn's own configuration.
+    for name in ("uvicorn", "uvicorn.error"):
+        monkeypatch.setattr(logging.getLogger(name), "handlers", [])
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
     async with serve(Starlette(routes=[Route("/", fail)]), bind("127.0.0.1", 0)) as url, httpx.AsyncClient() as client:
         answer = await client.get(url, params={"name": "Doe^John"})
     assert answer.status_code == 500

@@ -15,9 +15,11 @@ from typer.testing import CliRunner
 from services.training.dataset.cases import DatasetError
 from services.training.dataset.folder_dataset import folder_dataset
 from services.training.dataset.training_objects import is_trained_on
+from services.training.evaluation import request as request_module
 from services.training.evaluation.command import evaluate_command
 from services.training.evaluation.measured_task import MeasuredTask, measured_task
 from services.training.evaluation.request import EvaluateRequest, comparison_of, sets_of
+from services.training.phantoms.brain_mr import BrainMr
 from services.training.settings import DEFAULT_TASKS, TrainSettings
 from services.training.train_task import TrainOptions, train_task
 from services.training.versions import keep_candidate, promote
@@ -137,7 +139,13 @@ def brain_task(card: dict[str, object]) -> Task:
     return Task(task.definition, task.head, card)
 
 
-def test_the_cards_own_fields_say_which_sources_training_never_saw() -> None:
+def test_the_cards_own_fields_say_which_sources_training_never_saw(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Names are enough: nothing is drawn on them here.
+    for name in ("robex", "sri24", "colin27"):
+        (tmp_path / f"{name}.nii.gz").touch()
+    monkeypatch.setattr(request_module, "recipe_of", lambda name: BrainMr(tmp_path))
     card = {"data": {"sources": ["robex"], "held_out": ["sri24"]}, "rebuild": "similis train --hold-out colin27"}
     request = EvaluateRequest("brain-mr", studies=4, weaker=False)
     sets = sets_of(request, brain_task(card))
