@@ -85,6 +85,7 @@ class FailedSignIns:
     """Looks at no credentials of an address that has sent too many bad ones. Outside of authentication.
 
     The same credentials again are no further guess: a page whose session has ended asks for many pictures at once.
+    Credentials that were taken before are looked at even then: who guesses must not lock out the users beside him.
     """
 
     def __init__(self, app: ASGIApp, *, section: RateLimitSection, clients: ClientAddresses) -> None:
@@ -94,6 +95,8 @@ class FailedSignIns:
         self._most = section.clients_max
         self._limit = _limit(self._per_minute, self._most) if self._per_minute else None
         self._last: OrderedDict[str, bytes] = OrderedDict()
+        # By digest, latest last.
+        self._taken: OrderedDict[bytes, None] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -102,23 +105,33 @@ class FailedSignIns:
             await self._app(scope, receive, send)
             return
         address = group_of(self._clients.of(scope))
-        if self._is_used_up(address):
+        if shown not in self._taken and self._is_used_up(address):
             await problem_answer(Request(scope), self._refusal())(scope, receive, send)
             return
 
         async def checked() -> Message:
             message = await receive()
             # Many that wait for their bodies were let in before any of them failed.
-            if message["type"] == "http.request" and self._is_used_up(address):
+            if message["type"] == "http.request" and shown not in self._taken and self._is_used_up(address):
                 raise self._refusal()
             return message
 
         async def watched(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] == 401:
-                self._failed(address, shown)
+            if message["type"] == "http.response.start":
+                if message["status"] == 401:
+                    self._taken.pop(shown, None)
+                    self._failed(address, shown)
+                elif shown and principal_of(Request(scope)):
+                    self._keep(shown)
             await send(message)
 
         await self._app(scope, checked, watched)
+
+    def _keep(self, shown: bytes) -> None:
+        self._taken[shown] = None
+        self._taken.move_to_end(shown)
+        if len(self._taken) > self._most:
+            self._taken.popitem(last=False)
 
     def _is_used_up(self, address: str) -> bool:
         return self._limit is not None and self._limit.peek(address).remaining < 1

@@ -180,6 +180,20 @@ def bearer(credential: str) -> dict[str, str]:
     return {"authorization": f"Bearer {credential}"}
 
 
+async def test_who_was_let_in_before_is_not_locked_out_by_a_guesser_at_the_same_address(
+    seed: Seed, tmp_path: Path, key: str
+):
+    async with guarded(seed, tmp_path) as client:
+        assert (await client.get("/v1/info", headers=bearer(key))).status_code == 200
+        guesses = [(await client.get("/v1/info", headers=bearer(f"guess-{number}"))).status_code for number in range(4)]
+        assert guesses == [401, 401, 401, 429]
+        assert (await client.get("/v1/info", headers=bearer(key))).status_code == 200
+        # Once it is refused, it is a guess like any other.
+        (tmp_path / "keys.json").write_text('{"version": 1, "keys": []}')
+        assert (await client.get("/v1/info", headers=bearer(key))).status_code == 401
+        assert (await client.get("/v1/info", headers=bearer(key))).status_code == 429
+
+
 async def test_an_address_that_guesses_is_not_listened_to(seed: Seed, tmp_path: Path, key: str):
     async with guarded(seed, tmp_path, trusted_proxies=PROXIED) as client:
         guesser = {"x-forwarded-for": "203.0.113.1"}
