@@ -159,7 +159,9 @@ def evaluate_task(
         ood_limit=limit,
         strange={figures.kind: figures.distance for figures in strange},
     )
-    curves = card_curves(head.id, first.probabilities, first.classes, head.labels, source=first_title)
+    sources = sorted({case.source for case in sets[first_title] if case.source})
+    shown = f"{first_title} ({', '.join(sources)})" if sources else first_title
+    curves = card_curves(head.id, first.probabilities, first.classes, head.labels, source=shown)
     return Evaluated(report, page, curves)
 
 
